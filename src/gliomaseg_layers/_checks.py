@@ -1,0 +1,94 @@
+"""Checks of arguments. Each error names the argument, what was expected and what came."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MODES = ("binary", "multilabel", "multiclass")
+FORMULATIONS = ("suppress", "penalty", "paper")
+REDUCTIONS = ("none", "mean", "sum")
+BACKENDS = ("auto", "eager", "triton")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        expected = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"`{name}` must be one of {expected}, got {value!r}")
+
+
+def check_positive(name: str, value: float) -> None:
+    _check_number(name, value)
+    if not value > 0:
+        raise ValueError(f"`{name}` must be > 0, got {value}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    _check_number(name, value)
+    if not value >= 0:
+        raise ValueError(f"`{name}` must be >= 0, got {value}")
+
+
+def check_int(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be an int, got {value!r}")
+
+
+def check_window(name: str, window: int | Sequence[int], axes: int | None = None) -> tuple[int, ...]:
+    """Return one side per axis; without ``axes`` an int stands for one axis."""
+    sides = tuple(window) if isinstance(window, Sequence) else (window,) * (axes or 1)
+    for side in sides:
+        if not isinstance(side, int) or isinstance(side, bool):
+            raise TypeError(f"`{name}` must be an int or one int per spatial axis, got {window!r}")
+        if side < 1 or side % 2 == 0:
+            raise ValueError(f"`{name}` must be odd and positive on every axis, got {window!r}")
+    if axes is not None and len(sides) != axes:
+        raise ValueError(f"`{name}` must be an int or {axes} ints, one per axis, got {window!r}")
+    return sides
+
+
+def check_windows(
+    inner: int | Sequence[int], outer: int | Sequence[int], axes: int | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return both windows with one side per axis, the outer the larger."""
+    if axes is None:
+        lengths = {len(window) for window in (inner, outer) if isinstance(window, Sequence)}
+        axes = max(lengths, default=1)
+    small, large = check_window("inner", inner, axes), check_window("outer", outer, axes)
+    if small == large or any(i > j for i, j in zip(small, large, strict=True)):
+        raise ValueError(
+            "`outer` must be at least `inner` on every axis and larger on one, "
+            f"got inner={inner!r} and outer={outer!r}"
+        )
+    return small, large
+
+
+def check_image(name: str, tensor: Tensor, *, integers: bool = False) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
+    if not tensor.is_floating_point() and not (integers and is_integer(tensor)):
+        expected = "a floating or integer" if integers else "a floating"
+        raise TypeError(f"`{name}` must have {expected} dtype, got {tensor.dtype}")
+    if tensor.dim() not in (4, 5):
+        raise ValueError(
+            f"`{name}` must be (N, C, H, W) or (N, C, D, H, W), got shape {tuple(tensor.shape)}"
+        )
+
+
+def check_beside(name: str, tensor: Tensor, input: Tensor) -> None:
+    """Check that ``tensor`` is one, and on the device of ``input``."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.device != input.device:
+        raise ValueError(
+            f"`{name}` must be on the device of `input`, {input.device}, got {tensor.device}"
+        )
+
+
+def is_integer(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def _check_number(name: str, value: float) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a number, got {value!r}")

@@ -1,0 +1,15 @@
+"""Pure functions on tensors: the mathematics of the library."""
+
+from gliomaseg_layers.functional.box_filter import box_count, box_sum
+from gliomaseg_layers.functional.dice import dice_loss
+from gliomaseg_layers.functional.outlier_region import outlier_region_loss
+from gliomaseg_layers.functional.region_density import density_map, outlier_weight
+
+__all__ = [
+    "box_count",
+    "box_sum",
+    "density_map",
+    "dice_loss",
+    "outlier_region_loss",
+    "outlier_weight",
+]

@@ -1,0 +1,68 @@
+"""The pixel's cross-entropy, in every mode."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gliomaseg_layers._checks import check_beside, check_not_negative
+from gliomaseg_layers.functional._scores import Scores, check_shape, clamped_log
+
+
+def cross_entropy_map(
+    scores: Scores,
+    target: Tensor,
+    pos_weight: float | Tensor | None,
+    class_weights: float | Tensor | None,
+) -> Tensor:
+    """Return the cross-entropy of every pixel, or of every pixel and channel, unreduced.
+
+    ``target`` is what ``read_target`` returned; the weights are one number or one per channel.
+    """
+    if scores.multiclass:
+        if pos_weight is not None:
+            raise ValueError(
+                "`pos_weight` weighs the positives of binary and multilabel channels, "
+                "got it with mode='multiclass'; use `class_weights`"
+            )
+        return _softmax_cross_entropy(scores.log_probs(), target, class_weights)
+    loss = _binary_cross_entropy(scores, target, pos_weight)
+    if class_weights is None:
+        return loss
+    return loss * _per_channel("class_weights", class_weights, loss)
+
+
+def _binary_cross_entropy(
+    scores: Scores, target: Tensor, pos_weight: float | Tensor | None
+) -> Tensor:
+    weight = None
+    if pos_weight is not None:
+        weight = _per_channel("pos_weight", pos_weight, scores.values)
+    if scores.from_logits:
+        return F.binary_cross_entropy_with_logits(
+            scores.values, target, pos_weight=weight, reduction="none"
+        )
+    positive = target * clamped_log(scores.values)
+    if weight is not None:
+        positive = positive * weight
+    return -positive - (1 - target) * clamped_log(1 - scores.values)
+
+
+def _softmax_cross_entropy(
+    log_probs: Tensor, target: Tensor, class_weights: float | Tensor | None
+) -> Tensor:
+    weighted = log_probs
+    if class_weights is not None:
+        weighted = log_probs * _per_channel("class_weights", class_weights, log_probs)
+    if target.is_floating_point():
+        return -(target * weighted).sum(1)
+    return -weighted.gather(1, target.unsqueeze(1)).squeeze(1)
+
+
+def _per_channel(name: str, weight: float | Tensor, input: Tensor) -> Tensor:
+    """Return the weight in a shape that broadcasts over channels, never over the width."""
+    if not isinstance(weight, Tensor):
+        check_not_negative(name, weight)
+        return input.new_full((1,) * (input.dim() - 1), weight)
+    check_beside(name, weight, input)
+    check_shape(name, weight, [torch.Size(()), torch.Size((input.shape[1],))])
+    return weight.to(input.dtype).view([-1] + [1] * (input.dim() - 2))

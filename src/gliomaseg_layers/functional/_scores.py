@@ -1,0 +1,168 @@
+"""The input, target and mask of every loss, checked and in the one form the formulas read."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gliomaseg_layers._checks import MODES, check_beside, check_choice, check_image, is_integer
+
+
+class Scores:
+    """A network's output for every pixel, with its probabilities computed at most once.
+
+    Attributes:
+        values: logits or probabilities, ``(N, C, *spatial)``, fp32 or fp64.
+        mode: "binary", "multilabel" or "multiclass".
+        from_logits: whether ``values`` are logits.
+        valid: None where the whole image is used, else True inside the image: ``(N, *spatial)``
+            in multiclass mode, else ``(N, C, *spatial)`` or ``(N, 1, *spatial)``.
+    """
+
+    def __init__(
+        self,
+        input: Tensor,
+        mode: str,
+        from_logits: bool,
+        mask: Tensor | None,
+        *,
+        name: str = "input",
+        mask_name: str = "mask",
+    ) -> None:
+        check_choice("mode", mode, MODES)
+        check_image(name, input)
+        channels = input.shape[1]
+        if mode == "binary" and channels != 1:
+            raise ValueError(f"`{name}` must have 1 channel in binary mode, got {channels}")
+        if mode == "multiclass" and channels < 2:
+            raise ValueError(
+                f"`{name}` must have 2 or more channels in multiclass mode, got {channels}"
+            )
+        self.values = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+        self.mode = mode
+        self.from_logits = from_logits
+        self.valid: Tensor | None = None
+        self._log_probs: Tensor | None = None
+        self._probs: Tensor | None = None
+        if mask is not None:
+            self.exclude(self._read_mask(mask_name, mask))
+
+    @property
+    def multiclass(self) -> bool:
+        return self.mode == "multiclass"
+
+    @property
+    def inside(self) -> Tensor | None:
+        """Return ``valid`` in a shape that broadcasts to ``values``."""
+        if self.valid is None or not self.multiclass:
+            return self.valid
+        return self.valid.unsqueeze(1)
+
+    def exclude(self, valid: Tensor) -> None:
+        """Take the pixels that are not ``valid`` out of the image, with whatever they hold."""
+        self.valid = valid if self.valid is None else self.valid & valid
+        self.values = keep(self.values, self.inside)
+
+    def log_probs(self) -> Tensor:
+        """Return log q_c of every class, for multiclass scores."""
+        if self._log_probs is None:
+            self._log_probs = (
+                F.log_softmax(self.values, 1) if self.from_logits else clamped_log(self.values)
+            )
+        return self._log_probs
+
+    def probs(self) -> Tensor:
+        """Return q_c of every class, or q_1 of every channel; 0 outside the image."""
+        if self._probs is None:
+            probs = self.values
+            if self.from_logits:
+                probs = self.log_probs().exp() if self.multiclass else probs.sigmoid()
+                probs = keep(probs, self.inside)
+            self._probs = probs
+        return self._probs
+
+    def predicted(self) -> Tensor:
+        """Return the predicted class c*: its index, or True where a channel is white.
+
+        Decided on logits where there are logits, so that every dtype and mode agrees.
+        """
+        if self.multiclass:
+            return self.values.argmax(1)
+        return self.values > (0.0 if self.from_logits else 0.5)
+
+    def _read_mask(self, name: str, mask: Tensor) -> Tensor:
+        check_beside(name, mask, self.values)
+        if mask.dtype != torch.bool:
+            raise TypeError(f"`{name}` must have dtype torch.bool, got {mask.dtype}")
+        batch, _, *spatial = self.values.shape
+        shapes = [torch.Size((batch, *spatial)), torch.Size((batch, 1, *spatial))]
+        if not self.multiclass:
+            shapes.append(self.values.shape)
+        check_shape(name, mask, shapes)
+        if mask.dim() == len(shapes[0]):
+            return mask if self.multiclass else mask.unsqueeze(1)
+        return mask.squeeze(1) if self.multiclass else mask
+
+
+def read_target(scores: Scores, target: Tensor, ignore_index: int | None) -> Tensor:
+    """Check the target, exclude what it ignores, and return it in the form of the scores.
+
+    Returns class indices ``(N, *spatial)``, or a target ``(N, C, *spatial)`` of the scores' dtype.
+    """
+    check_beside("target", target, scores.values)
+    if target.is_complex():
+        raise TypeError(f"`target` must be bool, integer or floating, got {target.dtype}")
+    soft = scores.multiclass and target.is_floating_point()
+    check_shape("target", target, _target_shapes(scores, soft))
+    if soft and ignore_index is not None:
+        raise ValueError(
+            "`ignore_index` needs a target of class indices in multiclass mode, "
+            f"got a floating target with ignore_index={ignore_index}; use `mask`"
+        )
+    if target.shape != scores.values.shape:
+        # Class indices lose their channel axis, a binary target gains one.
+        has_channel = target.dim() == scores.values.dim()
+        if scores.multiclass and has_channel:
+            target = target.squeeze(1)
+        elif not scores.multiclass and not has_channel:
+            target = target.unsqueeze(1)
+    if ignore_index is not None and _can_hold(target.dtype, ignore_index):
+        scores.exclude(target != ignore_index)
+    target = keep(target, scores.inside if soft else scores.valid)
+    return target.long() if scores.multiclass and not soft else target.to(scores.values.dtype)
+
+
+def keep(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Replace what is not ``valid`` by 0, whatever it is, and cut its gradient."""
+    return values if valid is None else values.where(valid, torch.zeros_like(values))
+
+
+def check_shape(name: str, tensor: Tensor, shapes: list[torch.Size]) -> None:
+    if all(tensor.shape != shape for shape in shapes):
+        expected = " or ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"`{name}` must have shape {expected}, got {tuple(tensor.shape)}")
+
+
+def clamped_log(probs: Tensor) -> Tensor:
+    """Return log q, at least -100 and finite with a finite gradient for every q in [0, 1].
+
+    The gradient is 0 where the clamp acts, and below the smallest normal number, where 1 / q
+    would overflow.
+    """
+    normal = probs >= torch.finfo(probs.dtype).tiny
+    log = torch.where(normal, probs.where(normal, 1.0).log(), probs.detach().log())
+    return log.clamp(min=-100.0)
+
+
+def _target_shapes(scores: Scores, soft: bool) -> list[torch.Size]:
+    batch, _, *spatial = full = scores.values.shape
+    flat = [torch.Size((batch, *spatial)), torch.Size((batch, 1, *spatial))]
+    if scores.multiclass:
+        return [full] if soft else flat
+    return flat if scores.mode == "binary" else [full]
+
+
+def _can_hold(dtype: torch.dtype, value: int) -> bool:
+    """Tell whether a value exists in a dtype: comparing uint8 with -100 would find 156."""
+    if dtype.is_floating_point or dtype == torch.bool:
+        return True
+    return torch.iinfo(dtype).min <= value <= torch.iinfo(dtype).max

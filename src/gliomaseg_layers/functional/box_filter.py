@@ -1,0 +1,141 @@
+"""Sums over a window around every pixel, clipped at the image border."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gliomaseg_layers._checks import check_image, check_window
+
+__all__ = ["box_count", "box_sum"]
+
+
+def box_sum(input: Tensor, window: int | Sequence[int]) -> Tensor:
+    r"""Sum the values in a window centred on each pixel.
+
+    .. math:: y(p) = \sum_{r \in N(p)} x(r)
+
+    where :math:`N(p)` is the window around :math:`p`, clipped at the image border (which equals
+    padding with zeros). The operation is linear and self-adjoint,
+    :math:`\langle Bx, y \rangle = \langle x, By \rangle`, so its gradient, and the gradient of
+    that, are box sums too. Its cost per pixel grows with the logarithm of the window: every axis
+    is summed by adding runs whose length doubles, which also keeps the rounding error of the
+    fp32 result within :math:`10^{-6}` of the window's volume for values in [-1, 1].
+
+    Args:
+        input: ``(N, C, *spatial)`` with two or three spatial axes, floating or integer. fp16 and
+            bf16 are summed in fp32; integers wrap around where their type overflows.
+        window: side of the window in pixels, odd; one int, or one for each spatial axis.
+
+    Returns:
+        The sums, with the shape and dtype of ``input``.
+
+    Raises:
+        TypeError: ``input`` is boolean or complex, or ``window`` is not made of ints.
+        ValueError: ``input`` has another number of axes, or ``window`` is even, not positive, or
+            does not fit the number of spatial axes.
+
+    Source: CountWhite and CountGapWhite of [WAN23], eq. 4-5, are differences of such sums.
+
+    Example:
+        >>> import torch
+        >>> box_sum(torch.ones(1, 1, 3, 4), 3)[0, 0]
+        tensor([[4., 6., 6., 4.],
+                [6., 9., 9., 6.],
+                [4., 6., 6., 4.]])
+    """
+    check_image("input", input, integers=True)
+    window = check_window("window", window, input.dim() - 2)
+    if not input.is_floating_point():
+        return _sum_box(input, window)
+    wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+    summed: Tensor = _BoxSum.apply(wide, window)  # type: ignore[no-untyped-call]
+    return summed.to(input.dtype)
+
+
+def box_count(
+    spatial: Sequence[int],
+    window: int | Sequence[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Count the pixels of the image that the window around each pixel holds.
+
+    Equals ``box_sum`` of ones, but is the outer product of one count per axis,
+    :math:`\min(p + r, n - 1) - \max(p - r, 0) + 1` for a window of side :math:`2 r + 1` and an
+    axis of :math:`n` pixels, so that no box sum runs.
+
+    Args:
+        spatial: size of the image, ``(H, W)`` or ``(D, H, W)``.
+        window: side of the window in pixels, odd; one int, or one for each spatial axis.
+        dtype: dtype of the result.
+        device: device of the result.
+
+    Returns:
+        The counts, ``(1, 1, *spatial)``.
+
+    Raises:
+        TypeError: ``window`` is not made of ints.
+        ValueError: ``spatial`` has not two or three entries, or ``window`` is even, not positive
+            or of another length.
+
+    Source: :math:`|N_k(p)|` of [WAN23], eq. 4-7.
+
+    Example:
+        >>> box_count((1, 5), (1, 3))
+        tensor([[[[2., 3., 3., 3., 2.]]]])
+    """
+    if len(spatial) not in (2, 3):
+        raise ValueError(f"`spatial` must have 2 or 3 entries, got {tuple(spatial)}")
+    window = check_window("window", window, len(spatial))
+    count = torch.ones((1, 1) + (1,) * len(spatial), dtype=dtype, device=device)
+    for axis, (size, side) in enumerate(zip(spatial, window, strict=True)):
+        place = torch.arange(size, device=device)
+        inside = (place + side // 2).clamp(max=size - 1) - (place - side // 2).clamp(min=0) + 1
+        count = count * inside.to(dtype).view([-1] + [1] * (len(spatial) - 1 - axis))
+    return count
+
+
+class _BoxSum(torch.autograd.Function):
+    """The box sum as one node of the graph, whose derivative is the box sum."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input: Tensor, window: tuple[int, ...]) -> Tensor:
+        return _sum_box(input, window)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, ...]], output: Tensor) -> None:
+        ctx.window = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _BoxSum.apply(grad, ctx.window), None  # type: ignore[no-untyped-call]
+
+
+def _sum_box(input: Tensor, window: tuple[int, ...]) -> Tensor:
+    for axis, side in enumerate(window, start=2):
+        input = _sum_line(input, axis, side)
+    return input
+
+
+def _sum_line(input: Tensor, axis: int, side: int) -> Tensor:
+    """Sum ``side`` neighbours along one axis from runs of 1, 2, 4, ... of them."""
+    size = input.shape[axis]
+    radius = max(min(side // 2, size - 1), 0)  # farther neighbours lie outside the image
+    side = 2 * radius + 1
+    margins = [0, 0] * (input.dim() - 1 - axis) + [radius, radius]
+    runs = F.pad(input, margins)  # runs[p] = sum of `length` entries from p on
+    total, taken, length = runs.narrow(axis, 0, size), 1, 1
+    while taken < side:
+        kept = runs.shape[axis] - length
+        runs = runs.narrow(axis, 0, kept) + runs.narrow(axis, length, kept)
+        length *= 2
+        if side & length:
+            total = total + runs.narrow(axis, taken, size)
+            taken += length
+    return total

@@ -1,0 +1,228 @@
+"""The outlier-region loss: cross-entropy with a term for regions too small to be believed."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from gliomaseg_layers._checks import (
+    BACKENDS,
+    FORMULATIONS,
+    MODES,
+    REDUCTIONS,
+    check_choice,
+    check_not_negative,
+    check_positive,
+    check_windows,
+)
+from gliomaseg_layers._reduction import reduce
+from gliomaseg_layers.functional._cross_entropy import cross_entropy_map
+from gliomaseg_layers.functional._scores import Scores, clamped_log, read_target
+from gliomaseg_layers.functional.region_density import density_of, outlier_weight_of
+
+__all__ = ["outlier_region_loss"]
+
+DEFAULT_STRENGTH = {"suppress": 4.0, "penalty": 0.1}
+
+
+def outlier_region_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    mode: str = "binary",
+    formulation: str = "suppress",
+    inner: int | Sequence[int] = 7,
+    outer: int | Sequence[int] = 21,
+    smooth: float = 1.0,
+    threshold: float | None = None,
+    strength: float | None = None,
+    from_logits: bool = True,
+    pos_weight: float | Tensor | None = None,
+    class_weights: float | Tensor | None = None,
+    ignore_index: int | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    r"""Cross-entropy with a term for outlier regions: islands too small to be believed.
+
+    With CE the pixel's cross-entropy, w the weight of ``outlier_weight``, D the density of
+    ``density_map`` and :math:`c^*` the class predicted at the pixel:
+
+    .. math::
+        \text{suppress:} \quad L &= CE \, (1 + \mathrm{strength} \cdot w) \\
+        \text{penalty:} \quad L &= CE - \mathrm{strength} \cdot w \log(1 - q_{c^*}) \\
+        \text{paper:} \quad L &= CE - D
+
+    - "suppress" follows the label: an error inside an outlier region costs up to
+      ``1 + strength`` times as much, a true small region costs nothing more.
+    - "penalty" needs no label: it pushes every pixel of an outlier region towards the other
+      classes, a true small region too.
+    - "paper" is eq. 12 of [WAN23] to the letter, for those who reproduce it. D is 0 on every
+      pixel until predictions are nearly binary (a background at 0.18 has 71 pixels in the gap,
+      more than the threshold of 33), so the term does nothing early in training. Where it acts it
+      rewards noise: the loss falls as an island's density rises, and descent on -D alone removes
+      none of the four noise regions of the paper's own test image (``examples/paper_formulation.py``).
+
+    w is constant in the gradient, so "suppress" and "penalty" add pointwise gradients only. Their
+    second derivatives are those of the cross-entropy; "paper" is twice differentiable too.
+
+    Known limits of w: an island nearer to a large region of its class than half the outer window
+    is not flagged; lines one or two pixels wide are flagged at any length.
+
+    Args:
+        input: logits, or probabilities with ``from_logits=False``, ``(N, C, H, W)`` or
+            ``(N, C, D, H, W)``. fp16 and bf16 are computed in fp32.
+        target: binary and multilabel: the shape of ``input`` (binary also ``(N, *spatial)``),
+            bool, integer or floating in [0, 1]; multiclass: class indices ``(N, *spatial)`` or
+            ``(N, 1, *spatial)``, or floating ``(N, C, *spatial)``.
+        mode: "binary" (C = 1), "multilabel" (C >= 1, independent sigmoid channels) or
+            "multiclass" (C >= 2, softmax).
+        formulation: "suppress", "penalty" or "paper".
+        inner: side of the inner window in pixels, odd; one int, or one per spatial axis. Its
+            product is the largest area that counts as noise.
+        outer: side of the outer window in pixels, likewise; at least ``inner`` on every axis and
+            larger on one. Thick slices want ``inner=(1, 7, 7), outer=(1, 21, 21)``.
+        smooth: added to both counts of D, in pixels, > 0; "paper" only.
+        threshold: pixels; overrides S of ``outlier_weight``, or T of ``density_map`` in "paper".
+        strength: weight of the term, >= 0; None for 4.0 ("suppress") or 0.1 ("penalty"). At 0 both
+            equal the cross-entropy. "paper" has none.
+        from_logits: False where ``input`` holds probabilities in [0, 1]; their logarithms are
+            clamped at -100, with zero gradient where the clamp acts.
+        pos_weight: weight of the positives' cross-entropy, one number or ``(C,)``; not in
+            multiclass mode.
+        class_weights: weight of each channel's cross-entropy, one number or ``(C,)``. The mean
+            still divides by the number of valid pixels.
+        ignore_index: pixels whose target has this value are outside the image: they enter no
+            count and no loss and get no gradient. Not with floating multiclass targets.
+        mask: boolean, False for pixels outside the image; the shape of the map, ``(N, *spatial)``
+            or ``(N, 1, *spatial)``.
+        reduction: "none", "mean" (over valid entries; 0 where there are none) or "sum".
+        backend: "auto", "eager", or "triton", which this version does not have.
+
+    Returns:
+        The loss, a scalar; with ``reduction="none"`` a map ``(N, C, *spatial)``, or
+        ``(N, *spatial)`` in multiclass mode. fp32, or fp64 for fp64 input.
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: an argument is out of its range, or shapes or devices do not fit.
+        RuntimeError: ``backend="triton"``, or a class index out of range.
+
+    Source: [WAN23] eq. 12 ("paper"); "suppress" and "penalty" give its aim a gradient that does it.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.full((1, 1, 64, 64), -3.0)
+        >>> logits[..., 20:23, 20:23] = 3.0  # a false island
+        >>> target = torch.zeros(1, 1, 64, 64)
+        >>> plain = outlier_region_loss(logits, target, strength=0, reduction="none")
+        >>> loss = outlier_region_loss(logits, target, reduction="none")
+        >>> round(float((loss / plain)[0, 0, 21, 21]), 3)  # 1 + 4 (1 - 9 / 441)
+        4.918
+    """
+    check_outlier_settings(
+        mode, formulation, inner, outer, smooth, threshold, strength, reduction, backend
+    )
+    terms = outlier_terms(
+        input,
+        target,
+        mode=mode,
+        formulation=formulation,
+        inner=inner,
+        outer=outer,
+        smooth=smooth,
+        threshold=threshold,
+        strength=strength,
+        from_logits=from_logits,
+        pos_weight=pos_weight,
+        class_weights=class_weights,
+        ignore_index=ignore_index,
+        mask=mask,
+    )
+    return reduce(terms.cross_entropy + terms.extra, terms.scores.valid, reduction)
+
+
+class OutlierTerms(NamedTuple):
+    """The two maps that add up to the loss, L = CE + extra, and what they were computed from."""
+
+    cross_entropy: Tensor
+    extra: Tensor
+    scores: Scores
+    target: Tensor
+
+
+def outlier_terms(
+    input: Tensor,
+    target: Tensor,
+    *,
+    mode: str,
+    formulation: str,
+    inner: int | Sequence[int],
+    outer: int | Sequence[int],
+    smooth: float,
+    threshold: float | None,
+    strength: float | None,
+    from_logits: bool,
+    pos_weight: float | Tensor | None,
+    class_weights: float | Tensor | None,
+    ignore_index: int | None,
+    mask: Tensor | None,
+) -> OutlierTerms:
+    """Compute the terms of ``outlier_region_loss``; its arguments were checked."""
+    scores = Scores(input, mode, from_logits, mask)
+    target = read_target(scores, target, ignore_index)
+    cross_entropy = cross_entropy_map(scores, target, pos_weight, class_weights)
+    if formulation == "paper":
+        extra = -density_of(scores, inner, outer, smooth, threshold)
+    else:
+        weight = outlier_weight_of(scores, inner, outer, threshold)
+        weight = weight * (DEFAULT_STRENGTH[formulation] if strength is None else strength)
+        cost = cross_entropy if formulation == "suppress" else _confidence_cost(scores)
+        extra = weight * cost
+    return OutlierTerms(cross_entropy, extra, scores, target)
+
+
+def check_outlier_settings(
+    mode: str,
+    formulation: str,
+    inner: int | Sequence[int],
+    outer: int | Sequence[int],
+    smooth: float,
+    threshold: float | None,
+    strength: float | None,
+    reduction: str,
+    backend: str,
+) -> None:
+    """Check all that needs no tensor, so that a module fails where it is built."""
+    check_choice("mode", mode, MODES)
+    check_choice("formulation", formulation, FORMULATIONS)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("backend", backend, BACKENDS)
+    check_windows(inner, outer)
+    check_positive("smooth", smooth)
+    if threshold is not None:
+        check_not_negative("threshold", threshold)
+    if strength is not None:
+        check_not_negative("strength", strength)
+    if backend == "triton":
+        raise RuntimeError(
+            "`backend` 'triton' cannot run: this version has no Triton kernels; "
+            "use 'auto' or 'eager'"
+        )
+
+
+def _confidence_cost(scores: Scores) -> Tensor:
+    """Return -log(1 - q_c*), which pushes a confident pixel as hard as a doubtful one."""
+    values, predicted = scores.values, scores.predicted()
+    if scores.multiclass:
+        predicted = predicted.unsqueeze(1)
+        chosen = values.gather(1, predicted)
+        if not scores.from_logits:
+            return -clamped_log(1 - chosen).squeeze(1)
+        others = values.scatter(1, predicted, float("-inf")).logsumexp(1, keepdim=True)
+        return -F.logsigmoid(others - chosen).squeeze(1)
+    if scores.from_logits:
+        return -F.logsigmoid((-values).where(predicted, values))
+    return -clamped_log((1 - values).where(predicted, values))
