@@ -34,7 +34,9 @@ def check_int(name: str, value: int) -> None:
         raise TypeError(f"`{name}` must be an int, got {value!r}")
 
 
-def check_window(name: str, window: int | Sequence[int], axes: int | None = None) -> tuple[int, ...]:
+def check_window(
+    name: str, window: int | Sequence[int], axes: int | None = None
+) -> tuple[int, ...]:
     """Return one side per axis; without ``axes`` an int stands for one axis."""
     sides = tuple(window) if isinstance(window, Sequence) else (window,) * (axes or 1)
     for side in sides:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gliomaseg_layers._checks import MODES, check_beside, check_choice, check_image, is_integer
+from gliomaseg_layers._checks import MODES, check_beside, check_choice, check_image
 
 
 class Scores:

@@ -51,7 +51,7 @@ def box_sum(input: Tensor, window: int | Sequence[int]) -> Tensor:
     if not input.is_floating_point():
         return _sum_box(input, window)
     wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-    summed: Tensor = _BoxSum.apply(wide, window)  # type: ignore[no-untyped-call]
+    summed: Tensor = _BoxSum.apply(wide, window)
     return summed.to(input.dtype)
 
 
@@ -114,7 +114,7 @@ class _BoxSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _BoxSum.apply(grad, ctx.window), None  # type: ignore[no-untyped-call]
+        return _BoxSum.apply(grad, ctx.window), None
 
 
 def _sum_box(input: Tensor, window: tuple[int, ...]) -> Tensor:

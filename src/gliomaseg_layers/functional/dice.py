@@ -71,9 +71,7 @@ def dice_loss(
     return dice_of(scores, target, smooth, batch, reduction)
 
 
-def dice_of(
-    scores: Scores, target: Tensor, smooth: float, batch: bool, reduction: str
-) -> Tensor:
+def dice_of(scores: Scores, target: Tensor, smooth: float, batch: bool, reduction: str) -> Tensor:
     """Compute ``dice_loss`` of scores and target that were read already."""
     probs = scores.probs()
     if scores.multiclass and not target.is_floating_point():

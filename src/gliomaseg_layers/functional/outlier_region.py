@@ -63,7 +63,8 @@ def outlier_region_loss(
       pixel until predictions are nearly binary (a background at 0.18 has 71 pixels in the gap,
       more than the threshold of 33), so the term does nothing early in training. Where it acts it
       rewards noise: the loss falls as an island's density rises, and descent on -D alone removes
-      none of the four noise regions of the paper's own test image (``examples/paper_formulation.py``).
+      none of the four noise regions of a test image after the paper's figure 9
+      (``examples/paper_formulation.py`` shows it).
 
     w is constant in the gradient, so "suppress" and "penalty" add pointwise gradients only. Their
     second derivatives are those of the cross-entropy; "paper" is twice differentiable too.

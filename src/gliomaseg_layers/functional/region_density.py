@@ -32,7 +32,8 @@ def density_map(
         A_c &= \sum_{N_i \cap \Omega} q_c, \qquad
         \mathrm{gap}_c = \sum_{N_j \cap \Omega} q_c - A_c, \qquad
         \mathrm{gap} = |N_j \cap \Omega| - |N_i \cap \Omega| \\
-        D(p) &= \frac{A_{c^*} + \mathrm{smooth}}{\mathrm{gap} - \mathrm{gap}_{c^*} + \mathrm{smooth}}
+        D(p) &= \frac{A_{c^*} + \mathrm{smooth}}
+                     {\mathrm{gap} - \mathrm{gap}_{c^*} + \mathrm{smooth}}
         \; [\mathrm{gap}_{c^*} \le T + 0.5]
 
     where :math:`c^*` is the class predicted at :math:`p` (argmax, ties to the lower class; white

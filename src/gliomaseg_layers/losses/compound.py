@@ -139,7 +139,7 @@ class CompoundLoss(nn.Module):
         exact = {name: getattr(self, name) for name in ("alpha", "beta", "gamma")}
         for name, weight in exact.items():
             self._buffers[name] = weight.float()  # what every device can hold
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, weight in exact.items():
             device = getattr(self, name).device
             # Apple's GPUs have no float64.

@@ -15,8 +15,8 @@ class OutlierRegionLoss(nn.Module):
     """Cross-entropy with a term for outlier regions: islands too small to be believed.
 
     The module of :func:`gliomaseg_layers.functional.outlier_region_loss`, which has the formula
-    and says what the arguments mean, what is raised, and what each formulation does. Weights given as
-    tensors move with ``.to()``; a loss learns nothing, so its ``state_dict`` is empty.
+    and says what the arguments mean, what is raised, and what each formulation does. Weights
+    given as tensors move with ``.to()``; a loss learns nothing, so its ``state_dict`` is empty.
 
     Shapes: ``input`` ``(N, C, *spatial)``; ``target`` like it, or class indices ``(N, *spatial)``
     in multiclass mode; the result is a scalar, or a map with ``reduction="none"``.

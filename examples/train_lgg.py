@@ -1,0 +1,263 @@
+"""Train MONAI's U-Net on LGG slices three ways from one warm start, and report what the loss does.
+
+1. BCE + Dice; 2. BCE + Dice with BCE counted twice (the control: [WAN23]'s eq. 13 counts it twice);
+3. BCE + Dice + outlier-region term. Writes metrics.csv, report.md and pictures to runs/<name>/.
+"""
+
+import argparse
+import copy
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from monai.networks.nets.unet import UNet
+from torch import Tensor, nn
+from torchmetrics.classification import BinaryF1Score
+from tqdm import tqdm
+
+from gliomaseg_layers import CompoundLoss
+from lgg_data import (
+    DataError,
+    SliceData,
+    find_slices,
+    read_attributes,
+    split_by_patient,
+)
+from lgg_evaluation import score
+from lgg_report import write_report
+from lgg_standin import write_standin
+
+WARM_START = "warm start (BCE + Dice)"
+
+
+class Segmenter(L.LightningModule):
+    """A network, its loss, and Dice pooled over the held-out slices after every epoch."""
+
+    def __init__(self, network: nn.Module, loss: CompoundLoss, learning_rate: float) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.learning_rate = learning_rate
+        self.dice = BinaryF1Score()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        images, masks = batch
+        loss, terms = self.loss(self.network(images), masks, return_terms=True)
+        values = {f"train_{name}": value for name, value in terms.items()}
+        self.log_dict({"train_loss": loss.detach()} | values, on_step=False, on_epoch=True)
+        return loss  # type: ignore[no-any-return]
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        images, masks = batch
+        self.dice.update(self.network(images).sigmoid(), masks.int())
+        self.log("held_out_dice", self.dice, on_step=False, on_epoch=True)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
+        images, masks = batch
+        return self.network(images).sigmoid().squeeze(1).cpu(), masks.squeeze(1).int().cpu()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+
+class Record(L.Callback):
+    """Keep the figures of every epoch, and move the one progress bar of the whole job."""
+
+    def __init__(self, variant: str, bar: "tqdm[Any]") -> None:
+        self.variant = variant
+        self.bar = bar
+        self.rows: list[dict[str, Any]] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.bar.update()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.rows.append({"variant": self.variant, "epoch": trainer.current_epoch + 1} | figures)
+
+
+def variants(options: argparse.Namespace) -> dict[str, CompoundLoss]:
+    outlier = {"inner": options.inner, "outer": options.outer, "strength": options.strength}
+    return {
+        "BCE + Dice": CompoundLoss(gamma=0.0),
+        "BCE twice + Dice": CompoundLoss(alpha=2.0, gamma=0.0),
+        f"BCE + Dice + outlier ({options.formulation})": CompoundLoss(
+            formulation=options.formulation, **outlier
+        ),
+    }
+
+
+def train(options: argparse.Namespace, folder: Path, output: Path) -> None:
+    """Run the whole job on a ``kaggle_3m`` folder; leave the results in ``output``."""
+    slices = find_slices(folder, patients=options.patients)
+    training, held_out = split_by_patient(slices, options.held_out, options.seed)
+    if not any(piece.tumour_pixels for piece in training):
+        raise DataError(f"no tumour in the {len(training)} training slices of {folder}")
+    size = (options.size, options.size) if options.size else slices[0].size
+    losses = variants(options)
+    print(
+        f"{len(training)} training and {len(held_out)} held-out slices of "
+        f"{size[1]} x {size[0]} px, no patient in both",
+        flush=True,
+    )
+
+    L.seed_everything(options.seed, workers=True, verbose=False)
+    network = UNet(
+        spatial_dims=2,
+        in_channels=3,
+        out_channels=1,
+        channels=(16, 32, 64, 128),
+        strides=(2, 2, 2),
+        act="relu",
+    )
+    steps_per_epoch = -(-len(training) // options.batch_size)
+    steps = steps_per_epoch * (options.warm_epochs + len(losses) * options.epochs)
+    rows: list[dict[str, Any]] = []
+    predictions: dict[str, Tensor] = {}
+    masks = torch.empty(0)
+    with tqdm(total=steps, unit="step", dynamic_ncols=True) as bar:
+        data = SliceData(training, held_out, size, options.batch_size, options.workers)
+        runs = {WARM_START: CompoundLoss(gamma=0.0)} | losses
+        for name, loss in runs.items():
+            bar.set_description(name)
+            # The same seed gives every variant the same slices in the same order, augmented alike.
+            L.seed_everything(options.seed + (name != WARM_START), workers=True, verbose=False)
+            variant = network if name == WARM_START else copy.deepcopy(network)
+            module = Segmenter(variant, loss, options.learning_rate)
+            record = Record(name, bar)
+            epochs = options.warm_epochs if name == WARM_START else options.epochs
+            trainer = L.Trainer(
+                max_epochs=epochs,
+                accelerator=options.accelerator,
+                devices=1,
+                callbacks=[record],
+                deterministic=True,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            )
+            trainer.fit(module, datamodule=data)
+            batches = trainer.predict(module, data.val_dataloader())
+            predictions[name] = torch.cat([probs for probs, _ in batches or []])
+            masks = torch.cat([mask for _, mask in batches or []])
+            rows += record.rows
+
+    history = pd.DataFrame(rows)
+    history.to_csv(output / "metrics.csv", index=False)
+    scores = pd.DataFrame({name: score(probs, masks) for name, probs in predictions.items()}).T
+    write_report(
+        output,
+        scores,
+        history,
+        held_out,
+        read_attributes(folder),
+        predictions,
+        masks,
+        size,
+        options,
+    )
+
+
+@contextmanager
+def results_folder(target: Path) -> Iterator[Path]:
+    """Give a folder to write to that becomes ``target`` only when all has been written."""
+    if target.exists():
+        raise DataError(f"results exist already: {target} (choose another --name)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0] if __doc__ else None,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", type=Path, help="kaggle_3m folder; without it a stand-in is generated")
+    add("--formulation", default="suppress", choices=["suppress", "penalty", "paper"], help="of 3.")
+    add(
+        "--strength",
+        type=float,
+        help="strength of the outlier term; the formulation's own if unset",
+    )
+    add("--inner", type=int, default=7, help="inner window in pixels, odd")
+    add("--outer", type=int, default=21, help="outer window in pixels, odd")
+    add("--warm-epochs", type=int, help="epochs of the warm start; 14 on the stand-in, else 8")
+    add("--epochs", type=int, help="further epochs of each variant; 6 on the stand-in, else 3")
+    add("--batch-size", type=int, default=16, help="slices a step")
+    add("--learning-rate", type=float, default=2e-3, help="of Adam")
+    add("--size", type=int, help="side that slices are resized to, in pixels; their own if unset")
+    add("--patients", type=int, help="use only so many patients, for a quick look")
+    add("--held-out", type=float, default=0.3, help="part of the patients held out for the report")
+    add("--seed", type=int, default=23, help="of the split, the network and the augmentation")
+    add("--workers", type=int, default=min(2, os.cpu_count() or 1), help="loading processes")
+    add("--accelerator", default="auto", help="Lightning's: auto, cpu, gpu, mps ...")
+    add("--runs", type=Path, default=Path("runs"), help="folder of the results")
+    add("--name", help="of the results' folder; data set, formulation and time if unset")
+    options = parser.parse_args(arguments)
+    for name in ("warm_epochs", "epochs"):
+        if getattr(options, name) is None:
+            default = {"warm_epochs": (14, 8), "epochs": (6, 3)}[name]
+            setattr(options, name, default[options.data is not None])
+    for name in ("warm_epochs", "epochs", "batch_size", "size", "patients"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+    if options.size is not None and options.size % 8:
+        parser.error("--size must be a multiple of 8: the network halves it three times")
+    if not 0 < options.held_out < 1:
+        parser.error("--held-out must lie between 0 and 1")
+    if options.name is None:
+        source = "kaggle_3m" if options.data else "stand-in"
+        options.name = f"{source}-{options.formulation}-{datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        variants(options)
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Lightning advises more loading processes than the machine has cores.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Lightning's `deterministic` would also fill memory that nothing reads before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    target = options.runs / options.name
+    try:
+        with results_folder(target) as output, tempfile.TemporaryDirectory() as scratch:
+            folder = options.data
+            if folder is None:
+                folder = Path(scratch) / "kaggle_3m"
+                write_standin(folder, seed=options.seed)
+            train(options, folder, output)
+    except (DataError, OSError) as error:
+        print(f"train_lgg: {error}", file=sys.stderr)
+        return 1
+    print((target / "report.md").read_text())
+    print(f"Results: {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What the tests of the losses look at, and how they compare it with the references."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from references import Array, array
+from tolerances import TOLERANCES
+
+F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
+HALVES = [BF16, F16]
+FORMULATIONS = ["suppress", "penalty", "paper"]
+MODES = [("binary", 1), ("multilabel", 3), ("multiclass", 2), ("multiclass", 4)]
+SMALL: dict[str, Any] = {"inner": 3, "outer": 7}
+
+every_formulation = pytest.mark.parametrize("formulation", FORMULATIONS)
+every_mode = pytest.mark.parametrize(("mode", "channels"), MODES)
+either_input = pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probs"])
+
+
+def scene(shape: tuple[int, ...], mode: str = "binary", seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return float64 logits ``shape`` of one large region and small islands, and a target.
+
+    Predictions are confident enough for the paper's mask and noisy enough to be everywhere unlike.
+    The target, in the mode's first form, is the large region with a twentieth of its pixels wrong.
+    """
+    rng = np.random.default_rng(seed)
+    multiclass, (n, c, *spatial) = mode == "multiclass", shape
+    classes = c if multiclass else 2
+    truth = np.zeros((n, 1 if multiclass else c, *spatial), int)
+    truth[(..., *(slice(size // 2, None) for size in spatial))] = 1
+    seen = truth.copy()
+    for image in seen.reshape(-1, *spatial) if seen.size else ():
+        for _ in range(2 + image.size // 60):
+            corner = [rng.integers(0, size) for size in spatial]
+            box = tuple(slice(start, start + rng.integers(1, 4)) for start in corner)
+            image[box] = rng.integers(0, classes)
+    wrong = rng.random(truth.shape) < 0.05
+    target = np.where(wrong, rng.integers(0, classes, truth.shape), truth)
+    if multiclass:
+        seen, target = np.concatenate([seen == k for k in range(c)], 1), target[:, 0]
+    logits = 6.0 * seen - 3.0 + 0.5 * rng.standard_normal(shape)
+    return torch.from_numpy(logits), torch.from_numpy(target)
+
+
+def case(
+    spatial: tuple[int, ...],
+    mode: str,
+    channels: int,
+    from_logits: bool = True,
+    *,
+    batch: int = 2,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Return a scene's logits or probabilities, and its target."""
+    x, target = scene((batch, channels, *spatial), mode, seed)
+    if not from_logits:
+        x = x.softmax(1) if mode == "multiclass" else x.sigmoid()
+    return x, target
+
+
+def random(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """Return float64 numbers in [0, 1), the same in every run."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def check(
+    function: Callable[..., Tensor],
+    reference: Callable[..., tuple[Array, ...]],
+    x: Tensor,
+    *args: Tensor,
+    **settings: Any,
+) -> tuple[Tensor, Tensor]:
+    """Compare value and gradient with the reference's, and return both.
+
+    The upstream gradient is neither 1 nor constant.
+    """
+    x = x.detach().requires_grad_()
+    value = function(x, *args, **settings)
+    assert value.dtype == (F64 if x.dtype == F64 else F32)
+    upstream = (7 * random(value.shape, seed=1) - 2).to(value.dtype)
+    (grad,) = torch.autograd.grad(value, x, upstream)
+    assert grad.dtype == x.dtype
+    expected = reference(x, *args, upstream=upstream, **settings)
+    np.testing.assert_allclose(array(value), expected[0], **TOLERANCES[value.dtype])
+    np.testing.assert_allclose(array(grad), expected[1], **TOLERANCES[x.dtype])
+    return value.detach(), grad
+
+
+def outside_of(valid: Array, x: Tensor) -> Tensor:
+    """Return which entries of ``x`` a map of valid pixels leaves out."""
+    outside = torch.from_numpy(~valid)
+    return (outside if outside.dim() == x.dim() else outside.unsqueeze(1)).expand_as(x)

@@ -1,0 +1,28 @@
+"""The folders of slices that the examples are tried on."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lgg_standin import write_standin
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("standin") / "kaggle_3m"
+    write_standin(folder, patients=5, slices=12, size=48, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lgg_folder(standin: Path) -> Path:
+    """Real slices where LGG_DATA names them, else the stand-in."""
+    return Path(os.environ.get("LGG_DATA", standin))
+
+
+@pytest.fixture
+def broken(standin: Path, tmp_path: Path) -> Path:
+    """Return a copy of the stand-in for a test to break."""
+    return Path(shutil.copytree(standin, tmp_path / "kaggle_3m"))

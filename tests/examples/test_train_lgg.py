@@ -1,0 +1,155 @@
+"""The main job, whole and small: results that are complete, repeatable, or not there at all."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from skimage.measure import euler_number, label
+
+import lgg_report
+from lgg_evaluation import count_regions, score, slice_dice
+from train_lgg import main
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    *("--patients", "4", "--size", "32", "--warm-epochs", "2", "--epochs", "1"),
+    *("--workers", "0", "--accelerator", "cpu"),
+]
+FILES = {"metrics.csv", "report.md"} | {
+    f"{name}.png" for name in ("noise_test", "overlays", "heat_maps", "curves")
+}
+
+
+def run(folder: Path, runs: Path, *more: str) -> int:
+    return main(["--data", str(folder), "--runs", str(runs), *SMALL, *more])
+
+
+def test_leaves_a_whole_report(lgg_folder: Path, tmp_path: Path, capsys) -> None:
+    assert run(lgg_folder, tmp_path, "--name", "a", "--formulation", "penalty") == 0
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    report = (tmp_path / "a" / "report.md").read_text()
+    assert report in capsys.readouterr().out
+    for name in ("warm start", "BCE + Dice", "BCE twice + Dice", "outlier (penalty)"):
+        assert name in report
+    for name in FILES - {"metrics.csv", "report.md"}:
+        assert f"]({name})" in report
+        with Image.open(tmp_path / "a" / name) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+    history = pd.read_csv(tmp_path / "a" / "metrics.csv")
+    assert list(history["epoch"]) == [1, 2, 1, 1, 1]
+    assert history.notna().all().all()
+
+
+def test_is_repeatable_and_keeps_older_results(standin: Path, tmp_path: Path, capsys) -> None:
+    for name in "ab":
+        assert run(standin, tmp_path, "--name", name) == 0
+    first, second = (pd.read_csv(tmp_path / name / "metrics.csv") for name in "ab")
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    assert run(standin, tmp_path, "--name", "c", "--seed", "24") == 0
+    assert not first.equals(pd.read_csv(tmp_path / "c" / "metrics.csv"))
+    assert run(standin, tmp_path, "--name", "a") == 1
+    assert "results exist already" in capsys.readouterr().err
+
+
+def test_bad_folders_end_with_one_line(broken: Path, tmp_path: Path, capsys) -> None:
+    mask = min(broken.glob("*/*_mask.tif"))
+    mask.write_bytes(b"no picture")
+    for folder, expected in ((tmp_path / "nowhere", "no such folder"), (broken, mask.name)):
+        assert run(folder, tmp_path / "runs") == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert expected in line
+        assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(standin: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "curves.png")
+
+    monkeypatch.setattr(lgg_report, "_draw_curves", full)
+    assert run(standin, tmp_path, "--name", "a") == 1
+    assert "No space left on device: 'curves.png'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_cannot_be_written(standin: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    assert run(standin, tmp_path / "runs") == 1
+    assert "runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--inner", "6"], "`inner` must be odd and positive"),
+        (["--outer", "7"], "`outer` must be at least `inner`"),
+        (["--strength", "-1"], "`strength` must be >= 0"),
+        (["--epochs", "0"], "--epochs must be 1 or more"),
+        (["--size", "30"], "--size must be a multiple of 8"),
+        (["--held-out", "1"], "--held-out must lie between 0 and 1"),
+        (["--formulation", "best"], "invalid choice: 'best'"),
+    ],
+)
+def test_bad_options_are_refused(arguments: list[str], expected: str, capsys) -> None:
+    with pytest.raises(SystemExit) as exit_code:
+        main(arguments)
+    assert exit_code.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_runs_as_a_program_with_workers(standin: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "examples/train_lgg.py", "--data", standin, "--runs", tmp_path]
+    options = [*SMALL, "--workers", "1", "--name", "a"]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    assert "Results: " in done.stdout
+
+
+def test_count_regions_by_hand() -> None:
+    predicted = np.zeros((20, 20), bool)
+    truth = np.zeros((20, 20), bool)
+    truth[2:5, 2:5] = True
+    predicted[4:7, 4:7] = True  # touches the truth with its corner pixel
+    predicted[10:17, 10:17] = True  # 49 px, with a hole of one: 48
+    predicted[13, 13] = False
+    predicted[17, 17] = True  # joined at a corner: 49
+    truth[0, 19] = True  # missed
+    assert count_regions(predicted, truth) == (2, 1, 1, 1, 1)
+    predicted[18, 18] = True  # 50 px: no noise any more
+    assert count_regions(predicted, truth) == (2, 1, 0, 1, 1)
+    assert count_regions(np.zeros_like(truth), truth) == (0, 0, 0, 0, 2)
+    assert count_regions(truth, np.zeros_like(truth)) == (2, 2, 2, 0, 0)
+    assert count_regions(truth, truth) == (2, 0, 0, 0, 0)
+
+
+def test_count_regions_agrees_with_scikit_image() -> None:
+    rng = np.random.default_rng(5)
+    for density in (0.1, 0.4, 0.6):
+        predicted = rng.random((40, 40)) < density
+        regions, *_, holes, _ = count_regions(predicted, np.zeros_like(predicted))
+        assert regions == label(predicted, connectivity=2).max()
+        assert regions - holes == euler_number(predicted, connectivity=2)
+
+
+def test_scores_by_hand() -> None:
+    masks = torch.zeros(3, 4, 4, dtype=torch.int)
+    masks[0, :2] = 1
+    probs = torch.zeros(3, 4, 4)
+    probs[0, 0] = 0.9  # half of the truth: Dice 2 * 4 / (4 + 8)
+    probs[1, 0, 0] = 0.9  # a false pixel: Dice 0; the third slice is empty twice: 1
+    torch.testing.assert_close(slice_dice(probs, masks), torch.tensor([2 / 3, 0.0, 1.0]))
+    figures = score(probs, masks)
+    assert figures["dice_all"] == pytest.approx((2 / 3 + 0 + 1) / 3)
+    assert figures["dice_tumour"] == pytest.approx(2 / 3)
+    assert figures["dice_pooled"] == pytest.approx(8 / 13)
+    assert figures["iou_pooled"] == pytest.approx(4 / 9)
+    assert figures["regions"] == pytest.approx(200 / 3)
+    assert figures["spurious"] == figures["noise"] == pytest.approx(100 / 3)

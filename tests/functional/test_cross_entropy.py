@@ -1,0 +1,136 @@
+import itertools
+from functools import partial
+
+import pytest
+import torch
+
+import references
+from cases import (
+    BF16,
+    F32,
+    F64,
+    FORMULATIONS,
+    HALVES,
+    MODES,
+    SMALL,
+    case,
+    check,
+    either_input,
+    every_formulation,
+    every_mode,
+    random,
+)
+from gliomaseg_layers.functional import outlier_region_loss
+
+check_loss = partial(check, outlier_region_loss, references.outlier_region_loss)
+
+
+@every_formulation
+@every_mode
+def test_soft_targets_and_weights(mode, channels, formulation):
+    x, _ = case((9, 11), mode, channels)
+    target = random(x.shape)
+    settings = {"mode": mode, "formulation": formulation, "reduction": "mean", **SMALL}
+    if mode == "multiclass":
+        check_loss(x, target / target.sum(1, keepdim=True), class_weights=2.5, **settings)
+    else:
+        check_loss(x, target, pos_weight=3, class_weights=2.5, **settings)
+        check_loss(x.sigmoid(), target, pos_weight=3, from_logits=False, **settings)
+
+
+@pytest.mark.parametrize("name", ["pos_weight", "class_weights"])
+@either_input
+@every_mode
+def test_weights_mean_channels(mode, channels, from_logits, name):
+    if mode == "multiclass" and name == "pos_weight":
+        name = "class_weights"
+    # The width is the number of channels: torch's BCE would broadcast over it.
+    x, target = case((9, channels), mode, channels, from_logits)
+    per_channel = torch.arange(1.0, channels + 1) / 2
+    for weight in (0.5, 3, 0, torch.tensor(2.5), torch.tensor(2.5, dtype=F64), per_channel):
+        settings = {name: weight, "mode": mode, "from_logits": from_logits, "reduction": "mean"}
+        check_loss(x, target, **settings)
+        check_loss(x.float(), target, **settings)
+
+
+@every_mode
+def test_mean_of_class_weights_divides_by_the_pixels(mode, channels):
+    x, target = case((9, 11), mode, channels)
+    one, two = (outlier_region_loss(x, target, mode=mode, class_weights=w) for w in (1.0, 2.0))
+    torch.testing.assert_close(two, 2 * one)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, *HALVES])
+@every_formulation
+@every_mode
+def test_huge_logits_are_finite(mode, channels, formulation, dtype):
+    top = min(1e30, torch.finfo(dtype).max)
+    levels = torch.tensor([-top, -100, -1, 0, 1, 100, top], dtype=dtype)
+    x = torch.zeros(1, channels, 6 * channels, 49, dtype=dtype)
+    for channel in range(channels):  # every pair of levels meets in neighbouring channels
+        runs, times = ((1, 7), (7, 1))[channel % 2]
+        x[0, channel] = levels.repeat_interleave(runs).repeat(times)
+    x[..., ::3, :] *= -1
+    for value, reduction in itertools.product((0, 1), ("mean", "sum")):
+        target = torch.full((1, *x.shape[2:]) if mode == "multiclass" else x.shape, value)
+        for weights in ({}, {"class_weights" if mode == "multiclass" else "pos_weight": 3.0}):
+            check_loss(
+                x, target, mode=mode, formulation=formulation, reduction=reduction, **weights
+            )
+
+
+EXACT = {"from_logits": False, "reduction": "sum", **SMALL}
+
+
+def probabilities_around(value, mode, channels, dtype, fill):
+    """Return images of ``fill`` with one pixel, an outlier where they differ, of ``value``."""
+    x = torch.full((1, channels, 9, 9), fill, dtype=dtype)
+    x[0, 0, 4, 4] = value
+    if mode == "multiclass":
+        x[:, 1:] = (1 - x[:, :1]) / (channels - 1)
+    return x
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.0])
+@every_formulation
+@every_mode
+def test_probabilities_of_zero_and_one(mode, channels, formulation, fill):
+    for value, dtype, label in itertools.product((0.0, 1.0), (F64, F32, *HALVES), (0, 1)):
+        x = probabilities_around(value, mode, channels, dtype, fill)
+        target = torch.full((1, 9, 9) if mode == "multiclass" else x.shape, label)
+        loss, grad = check_loss(x, target, mode=mode, formulation=formulation, **EXACT)
+        if mode == "binary" and formulation != "paper":
+            right = x == label  # else the clamp acts: 100 a pixel, and no gradient
+            wrong = (~right).sum()
+            assert loss >= 100 * wrong
+            assert (grad[~right] == 0).all()
+
+
+def assert_finite(values, mode, channels, formulation, dtype):
+    infinite = []
+    for value, fill, label in itertools.product(values, (0.0, 1.0), (0, 1)):
+        x = probabilities_around(value, mode, channels, dtype, fill).requires_grad_()
+        target = torch.full((1, 9, 9) if mode == "multiclass" else x.shape, label)
+        loss = outlier_region_loss(x, target, mode=mode, formulation=formulation, **EXACT)
+        (grad,) = torch.autograd.grad(loss, x)
+        if not (loss.isfinite() and grad.isfinite().all()):
+            infinite.append({"probability": value, "among": fill, "target": label})
+    assert not infinite
+
+
+@every_formulation
+@every_mode
+def test_denormal_probabilities_are_finite(mode, channels, formulation):
+    for dtype in (F32, F64, BF16):
+        tiny = torch.finfo(dtype).smallest_normal
+        denormal = [tiny * factor for factor in (2**-7, 0.25, 0.5, 0.99)]
+        assert_finite(denormal, mode, channels, formulation, dtype)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, *HALVES], ids=str)
+def test_gradients_at_tiny_probabilities_fit_their_dtype(dtype):
+    """1 / q, times what weighs it, does not overflow, not even at the smallest q."""
+    tiny = torch.finfo(dtype).smallest_normal
+    probabilities = [tiny * factor for factor in (2**-7, 0.25, 1.0, 1.1, 2.0, 50.0)]
+    for (mode, channels), formulation in itertools.product(MODES, FORMULATIONS):
+        assert_finite(probabilities, mode, channels, formulation, dtype)

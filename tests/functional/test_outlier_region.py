@@ -1,0 +1,152 @@
+from functools import partial
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import references
+from cases import (
+    F32,
+    F64,
+    HALVES,
+    MODES,
+    SMALL,
+    case,
+    check,
+    either_input,
+    every_formulation,
+    every_mode,
+    random,
+)
+from gliomaseg_layers.functional import outlier_region_loss
+from tolerances import TOLERANCES
+
+check_loss = partial(check, outlier_region_loss, references.outlier_region_loss)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@either_input
+@every_formulation
+@every_mode
+def test_matches_reference(mode, channels, formulation, from_logits, reduction):
+    settings = {"mode": mode, "formulation": formulation, "from_logits": from_logits, **SMALL}
+    x, target = case((19, 23), mode, channels, from_logits)
+    loss, grad = check_loss(x, target, reduction=reduction, **settings)
+    ce = check_loss(x, target, reduction=reduction, mode=mode, from_logits=from_logits, strength=0)
+    assert not torch.allclose(loss, ce[0])
+    assert not torch.allclose(grad, ce[1])
+    shape = (2, 19, 23) if mode == "multiclass" else (2, channels, 19, 23)
+    assert loss.shape == (shape if reduction == "none" else ())
+
+
+@pytest.mark.parametrize(
+    ("batch", "spatial", "settings"),
+    [
+        (2, (37, 41), {}),
+        (1, (1, 1), {}),
+        (2, (5, 4), {}),
+        (1, (19, 23), {"inner": (3, 1), "outer": (5, 7), "smooth": 0.1}),
+        (1, (7, 9, 11), SMALL),
+        (1, (1, 1, 1), {}),
+        (1, (3, 23, 25), {"inner": (1, 7, 7), "outer": (1, 21, 21)}),
+        (1, (19, 23), {**SMALL, "threshold": 4, "strength": 2.5}),
+    ],
+)
+@every_formulation
+@pytest.mark.parametrize(("mode", "channels"), [MODES[0], MODES[1], MODES[3]])
+def test_shapes_and_windows(mode, channels, formulation, batch, spatial, settings):
+    x, target = case(spatial, mode, channels, batch=batch)
+    check_loss(x, target, mode=mode, formulation=formulation, reduction="none", **settings)
+
+
+@pytest.mark.parametrize("dtype", [F32, *HALVES])
+@either_input
+@every_formulation
+@every_mode
+def test_smaller_dtypes(mode, channels, formulation, from_logits, dtype):
+    settings = {"mode": mode, "formulation": formulation, "from_logits": from_logits, **SMALL}
+    x, target = case((19, 23), mode, channels, from_logits)
+    got = check_loss(x.to(dtype), target, reduction="sum", **settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = check_loss(x.to(dtype), target, reduction="sum", **settings)
+        check_loss(x, target, **settings)
+    assert all(torch.equal(a, b) for a, b in zip(got, under_autocast, strict=True))
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "strided", "transposed", "expanded"])
+@every_formulation
+@pytest.mark.parametrize(("mode", "channels"), [MODES[1], MODES[3]])
+def test_memory_layout_does_not_matter(mode, channels, formulation, layout):
+    def change(x):
+        if layout == "channels_last" and x.dim() == 4:
+            return x.to(memory_format=torch.channels_last)
+        if layout == "expanded":
+            return x[:1].expand(2, *x.shape[1:])
+        return {"strided": x[..., 1::2, ::2], "transposed": x.transpose(-1, -2)}.get(layout, x)
+
+    x, target = (change(tensor) for tensor in case((26, 34), mode, channels))
+    check_loss(x, target, mode=mode, formulation=formulation, reduction="none", **SMALL)
+
+
+@either_input
+@every_formulation
+@every_mode
+def test_derivatives_of_both_orders(mode, channels, formulation, from_logits):
+    settings = {"mode": mode, "formulation": formulation, "from_logits": from_logits}
+    settings |= {"inner": 3, "outer": 5, "threshold": 6, "reduction": "none"}
+    x, target = case((5, 4), mode, channels, from_logits, batch=1)
+    x = (x / 2 if from_logits else x.clamp(0.05, 0.95)).requires_grad_()
+    plain = outlier_region_loss(x, target, **{**settings, "formulation": "suppress", "strength": 0})
+    assert not torch.allclose(outlier_region_loss(x, target, **settings), plain)
+    assert torch.autograd.gradcheck(lambda x: outlier_region_loss(x, target, **settings), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: outlier_region_loss(x, target, **settings), (x,))
+
+
+@pytest.mark.parametrize("settings", [{}, SMALL])
+@every_formulation
+def test_binary_is_multiclass_with_two_classes(formulation, settings):
+    z, target = case((29, 31), "binary", 1)
+    results = []
+    for mode in ("binary", "multiclass"):
+        x = z.clone().requires_grad_()
+        given = x if mode == "binary" else torch.cat([torch.zeros_like(x), x], 1)
+        loss = outlier_region_loss(
+            given, target, mode=mode, formulation=formulation, reduction="none", **settings
+        ).view(z.shape)
+        results.append((loss, *torch.autograd.grad(loss, x, random(loss.shape))))
+    torch.testing.assert_close(*results, **TOLERANCES[F64])
+
+
+def test_defaults():
+    x, target = case((37, 41), "binary", 1)
+    for formulation, strength in (("suppress", 4.0), ("penalty", 0.1)):
+        plain = outlier_region_loss(x, target, formulation=formulation, reduction="none")
+        given = {"strength": strength, "inner": 7, "outer": 21, "backend": "eager"}
+        said = outlier_region_loss(x, target, formulation=formulation, reduction="none", **given)
+        assert torch.equal(plain, said)
+    assert torch.equal(
+        outlier_region_loss(x, target),
+        outlier_region_loss(x, target, formulation="suppress", mode="binary", reduction="mean"),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@every_formulation
+@pytest.mark.parametrize(("mode", "channels"), [MODES[0], MODES[1], MODES[3]])
+def test_compiled_equals_eager(mode, channels, formulation, dynamic):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(outlier_region_loss, fullgraph=True, dynamic=dynamic, backend=counter)
+    settings = {"mode": mode, "formulation": formulation, "inner": 3, "outer": 5}
+    frames = None
+    for batch, spatial in [(2, (12, 17)), (3, (15, 13)), (2, (9, 40))][: 3 if dynamic else 1]:
+        x, target = case(spatial, mode, channels, batch=batch)
+        mask, results = random((batch, *spatial)) > 0.2, []
+        for function in (compiled, outlier_region_loss):
+            x = x.detach().requires_grad_()
+            loss = function(x, target, mask=mask, ignore_index=255, **settings)
+            results.append((loss, *torch.autograd.grad(loss, x, torch.tensor(7.0, dtype=F64))))
+        torch.testing.assert_close(*results, **TOLERANCES[F64])
+        frames = frames or counter.frame_count
+        assert counter.frame_count == frames  # one program serves every size

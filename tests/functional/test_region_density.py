@@ -1,0 +1,194 @@
+import numpy as np
+import pytest
+import torch
+
+import references
+from cases import F32, F64, HALVES, MODES, SMALL, case, check, every_mode, outside_of, random
+from gliomaseg_layers.functional import density_map, outlier_weight
+from references import array
+from tolerances import TOLERANCES
+
+CASES = [
+    ((2, 19, 23), SMALL),
+    ((1, 37, 41), {}),
+    ((1, 1, 1), {}),
+    ((2, 5, 4), {}),  # smaller than both windows
+    ((1, 17, 13), {"inner": (3, 5), "outer": (5, 5)}),
+    ((0, 7, 5), SMALL),
+    ((1, 7, 9, 11), SMALL),
+    ((2, 3, 23, 25), {"inner": (1, 7, 7), "outer": (1, 21, 21)}),
+    ((1, 19, 23), {**SMALL, "threshold": 2.0}),
+    ((1, 19, 23), {**SMALL, "threshold": 0}),
+]
+
+
+def masks(x, mode):
+    """Return a mask of every accepted shape."""
+    n, c, *spatial = x.shape
+    shapes = [(n, *spatial), (n, 1, *spatial)]
+    if mode != "multiclass":
+        shapes.append((n, c, *spatial))
+    return [random(shape) > 0.2 for shape in shapes]
+
+
+def check_density(x, **settings):
+    return check(density_map, references.density_map, x, **settings)[0]
+
+
+def check_weight(x, **settings):
+    got = outlier_weight(x, **settings)
+    expected = references.outlier_weight(x, **settings)
+    assert not got.requires_grad
+    assert got.dtype == (F64 if x.dtype == F64 else F32)
+    np.testing.assert_array_equal(array(got) > 0, expected > 0)
+    np.testing.assert_allclose(array(got), expected, **TOLERANCES[got.dtype])
+    return expected
+
+
+@every_mode
+@pytest.mark.parametrize(("shape", "settings"), CASES)
+def test_match_reference(shape, settings, mode, channels):
+    x = case(shape[1:], mode, channels, False, batch=shape[0])[0]
+    d = check_density(x, mode=mode, smooth=0.5, **settings)
+    w = check_weight(x.requires_grad_(), mode=mode, **settings)
+    if shape == (2, 19, 23):  # the scene shows something of everything
+        assert (d > 0).any()
+        assert (d == 0).any()
+        assert (w > 0).any()
+        assert (w == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels", "which"),
+    [(*mode, which) for mode in MODES for which in range(2 if mode[0] == "multiclass" else 3)],
+)
+@pytest.mark.parametrize("shape", [(2, 19, 23), (1, 7, 9, 11)])
+def test_pixels_outside_the_image(shape, mode, channels, which):
+    x = case(shape[1:], mode, channels, False, batch=shape[0])[0]
+    valid = masks(x, mode)[which]
+    check_density(x, mode=mode, valid=valid, **SMALL)
+    check_weight(x, mode=mode, valid=valid, **SMALL)
+    # What an invalid pixel holds does not matter, and it receives exactly nothing.
+    inside = references.valid_pixels(x.shape, None, mode=mode, mask=valid)
+    outside = outside_of(inside, x)
+    broken = x.masked_fill(outside, torch.nan).requires_grad_()
+    for function in (density_map, outlier_weight):
+        got = function(broken, mode=mode, valid=valid, **SMALL)
+        assert torch.equal(got, function(x, mode=mode, valid=valid, **SMALL))
+        assert (got[torch.from_numpy(~inside)] == 0).all()
+    density_map(broken, mode=mode, valid=valid, **SMALL).sum().backward()
+    assert broken.grad.isfinite().all()
+    assert (broken.grad[outside] == 0).all()
+    assert (broken.grad[~outside] != 0).any()
+
+
+@every_mode
+@pytest.mark.parametrize("dtype", [F32, *HALVES])
+def test_smaller_dtypes(dtype, mode, channels):
+    x = case((19, 23), mode, channels, False, batch=2)[0].to(dtype)
+    check_density(x, mode=mode, **SMALL)
+    w = check_weight(x, mode=mode, **SMALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        check_density(x, mode=mode, **SMALL)
+    logits, _ = case((19, 23), mode, channels)
+    check_weight(logits.to(dtype), mode=mode, from_logits=True, **SMALL)
+    assert (w > 0).any()
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "strided", "transposed"])
+def test_memory_layout_does_not_matter(layout):
+    x = case((38, 46), "multiclass", 3, False, batch=2)[0]
+    x = {
+        "channels_last": x.to(memory_format=torch.channels_last),
+        "strided": x[:, :, ::2, 1::2],
+        "transposed": x.transpose(2, 3),
+    }[layout]
+    check_density(x, mode="multiclass", **SMALL)
+    check_weight(x, mode="multiclass", **SMALL)
+
+
+def island(size, side, value=1.0, background=0.0):
+    x = torch.full((1, 1, size, size), background, dtype=F64)
+    start = (size - side) // 2
+    x[..., start : start + side, start : start + side] = value
+    return x
+
+
+def test_figure_5():
+    """At the corner of a lone 7 x 7 region 16 of its pixels are near and 33 in the gap."""
+    d, w = density_map(island(63, 7))[0, 0], outlier_weight(island(63, 7))[0, 0]
+    assert d[31, 31].item() == pytest.approx(50 / 393)
+    assert d[28, 28].item() == pytest.approx(17 / (392 - 33 + 1))
+    assert density_map(island(63, 7), threshold=32)[0, 0, 28, 28] == 0
+    assert w[28:35, 28:35].flatten().tolist() == pytest.approx([1 - 49 / 441] * 49)
+    lone = island(63, 1)
+    assert density_map(lone)[0, 0, 31, 31].item() == pytest.approx(2 / 393)
+    assert outlier_weight(lone)[0, 0, 31, 31].item() == pytest.approx(1 - 1 / 441)
+
+
+@pytest.mark.parametrize("side", range(1, 12))
+def test_only_lone_squares_of_seven_or_less_are_flagged(side):
+    flagged = outlier_weight(island(43, side)) > 0
+    assert torch.equal(flagged, island(43, side).bool() & (side <= 7))
+    assert torch.equal(outlier_weight(island(43, side), threshold=9) > 0, flagged & (side <= 3))
+
+
+def test_half_a_pixel_of_soft_tails_keeps_the_corner():
+    # The gap around the corner holds 33 pixels of the region and 392 - 33 of the background.
+    for tails, kept in ((0.49, True), (0.51, False)):
+        x = island(63, 7, background=tails / (392 - 33))
+        assert (density_map(x)[0, 0, 28, 28] > 0) == kept
+
+
+def test_a_class_of_just_half_the_window_is_an_outlier():
+    x = torch.tensor([[[[1.0, 0.0]]]])
+    assert outlier_weight(x).flatten().tolist() == [0.5, 0.5]
+    assert outlier_weight(torch.tensor([[[[1.0, 1.0, 0.0]]]]), outer=9).count_nonzero() == 1
+
+
+def test_ties_go_to_the_lower_class():
+    half = torch.full((1, 1, 9, 9), 0.5, dtype=F64)
+    black = density_map(half, threshold=1000)
+    assert torch.equal(
+        black, density_map(half.expand(-1, 2, -1, -1), mode="multiclass", threshold=1000)[:, None]
+    )
+    logits = island(31, 3, value=0.0, background=1.0)  # three in doubt are black among white
+    assert (outlier_weight(logits, from_logits=True) > 0).sum() == 9
+    three = torch.cat([logits, logits, torch.full_like(logits, -9)], 1)
+    three[:, 2, 3:5, 3:5] = 1.0  # a tie of all three classes is class 0 too
+    assert (outlier_weight(three, mode="multiclass", from_logits=True) > 0).sum() == 0
+
+
+@pytest.mark.parametrize("settings", [SMALL, {}])
+def test_binary_is_multiclass_with_two_classes(settings):
+    q = case((29, 31), "binary", 1, False, batch=2)[0]
+    pair = torch.cat([1 - q, q], 1)
+    for function in (density_map, outlier_weight):
+        torch.testing.assert_close(
+            function(q, **settings)[:, 0], function(pair, mode="multiclass", **settings)
+        )
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("binary", 1), ("multiclass", 3)])
+def test_density_derivatives_of_both_orders(mode, channels):
+    x = case((6, 5), mode, channels, False, batch=1)[0].clamp(0.05, 0.95).requires_grad_()
+    settings = {"mode": mode, "inner": 3, "outer": 5, "threshold": 6}
+    assert (density_map(x, **settings) > 0).any()
+    assert torch.autograd.gradcheck(lambda x: density_map(x, **settings), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: density_map(x, **settings), (x,))
+
+
+def test_tiny_smooth_stays_finite():
+    x = island(45, 40).float()
+    x[..., 20:23, 20:23] = 0.3  # black that white surrounds: nothing of the gap is its own
+    assert density_map(x, smooth=1e-6).isfinite().all()
+    assert (density_map(x, smooth=1e-6) >= 0).all()
+
+
+@pytest.mark.parametrize("outer", [181, 183])
+def test_counts_do_not_overflow(outer):
+    # 181 x 181 pixels fit 16 bits, 183 x 183 do not.
+    x = torch.zeros(1, 1, 190, 190)
+    x[..., 90:97, 90:97] = 1
+    assert (outlier_weight(x, outer=outer) > 0).sum() == 49
+    assert outlier_weight(x, outer=outer, threshold=1e9).max() == pytest.approx(1 - 49 / outer**2)

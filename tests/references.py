@@ -1,0 +1,366 @@
+"""Slow float64 definitions in NumPy and SciPy, with gradients worked out by hand.
+
+Every function takes arrays (or CPU tensors) and returns arrays. "Images" are ``(M, K, *spatial)``:
+M single images with K class probabilities each, which is what the density and the weight are
+defined on: binary and multilabel channels are images of two classes, (black, white).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import convolve
+from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
+
+Array = NDArray[Any]
+LOG_CLAMP = -100.0
+
+
+def array(value: ArrayLike | torch.Tensor) -> Array:
+    """Return a float64 copy: every smaller dtype, bool and integers included, is exact in it."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().to("cpu", torch.float64).numpy()
+    return np.array(value, dtype=np.float64)
+
+
+def sides(window: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
+    return (window,) * axes if isinstance(window, int) else tuple(window)
+
+
+def box_sum(x: ArrayLike | torch.Tensor, window: int | tuple[int, ...]) -> Array:
+    """Sum over the centred window of ``x``, ``(N, C, *spatial)``, zero outside."""
+    x = array(x)
+    kernel = np.ones((1, 1, *sides(window, x.ndim - 2)))
+    return convolve(x, kernel, mode="constant", cval=0.0) if x.size else x
+
+
+# --- what the arguments mean ------------------------------------------------------------------
+
+
+def valid_pixels(
+    shape: tuple[int, ...],
+    target: ArrayLike | torch.Tensor | None,
+    *,
+    mode: str,
+    ignore_index: int | None = None,
+    mask: ArrayLike | torch.Tensor | None = None,
+) -> Array:
+    """Return which entries of the map are inside the image, as booleans of the map's shape."""
+    n, c, *spatial = shape
+    channels = 1 if mode == "multiclass" else c
+    valid = np.ones((n, channels, *spatial), bool)
+    if ignore_index is not None and target is not None:
+        valid &= array(target).reshape(valid.shape) != ignore_index
+    if mask is not None:
+        mask = array(mask)
+        valid &= (mask.reshape(n, -1, *spatial)) != 0
+    return valid[:, 0] if mode == "multiclass" else valid
+
+
+def dense_target(
+    shape: tuple[int, ...], target: ArrayLike | torch.Tensor, valid: Array, *, mode: str
+) -> Array:
+    """Return the target as ``(N, C, *spatial)``, 0 at pixels outside the image."""
+    target, (n, c, *spatial) = array(target), shape
+    if mode != "multiclass":
+        return np.where(valid, target.reshape(shape), 0.0)
+    if target.shape != tuple(shape):
+        target = np.stack([target.reshape(n, *spatial) == k for k in range(c)], 1)
+    return np.where(valid[:, None], target, 0.0)
+
+
+def per_channel(weight: Any, axes: int) -> Array:
+    """Return a scalar or ``(C,)`` weight so that it multiplies channels."""
+    weight = array(1.0 if weight is None else weight)
+    return weight.reshape(1, -1, *(1,) * (axes - 2))
+
+
+def images(q: Array, mode: str) -> Array:
+    if mode == "multiclass":
+        return q
+    flat = q.reshape(-1, *q.shape[2:])
+    return np.stack([1 - flat, flat], 1)
+
+
+def winners(x: Array, mode: str, from_logits: bool) -> Array:
+    """Return the predicted class of every pixel of every image; ties go to the lower class."""
+    if mode == "multiclass":
+        return np.argmax(x, axis=1)
+    return (x > (0.0 if from_logits else 0.5)).reshape(-1, *x.shape[2:]).astype(int)
+
+
+def probabilities(x: Array, mode: str, from_logits: bool) -> Array:
+    if not from_logits:
+        return x
+    return softmax(x, axis=1) if mode == "multiclass" and x.size else expit(x)
+
+
+def through_probabilities(grad: Array, q: Array, mode: str, from_logits: bool) -> Array:
+    """Carry a gradient from the probabilities to the input."""
+    if not from_logits:
+        return grad
+    if mode == "multiclass":
+        return q * (grad - (grad * q).sum(1, keepdims=True))
+    return grad * q * (1 - q)
+
+
+# --- cross-entropy: (map, its derivative by the pixel's own inputs) -----------------------------
+
+
+def clamped_log(p: Array) -> tuple[Array, Array]:
+    with np.errstate(divide="ignore"):
+        log = np.log(p)
+        acts = log <= LOG_CLAMP
+        return np.where(acts, LOG_CLAMP, log), np.where(acts, 0.0, 1 / p)
+
+
+def cross_entropy(
+    x: Array, y: Array, *, mode: str, from_logits: bool, pos_weight: Any, class_weights: Any
+) -> tuple[Array, Array]:
+    weight = per_channel(class_weights, x.ndim)
+    if mode == "multiclass":
+        v = weight * y
+        if from_logits:
+            log_q = log_softmax(x, axis=1) if x.size else x
+            return -(v * log_q).sum(1), v.sum(1, keepdims=True) * np.exp(log_q) - v
+        log_q, slope = clamped_log(x)
+        return -(v * log_q).sum(1), -v * slope
+    on, off = per_channel(pos_weight, x.ndim) * y * weight, (1 - y) * weight
+    if from_logits:
+        return -on * log_expit(x) - off * log_expit(-x), -on * expit(-x) + off * expit(x)
+    (log_q, slope), (log_p, slope_p) = clamped_log(x), clamped_log(1 - x)
+    return -on * log_q - off * log_p, -on * slope + off * slope_p
+
+
+def against_winner(x: Array, winner: Array, mode: str, from_logits: bool) -> tuple[Array, Array]:
+    """Return -log(1 - q_{c*}), of the map's shape, and its derivative by the pixel's inputs."""
+    if mode != "multiclass":
+        white = winner.reshape(x.shape) == 1
+        if from_logits:
+            return -log_expit(np.where(white, -x, x)), np.where(white, expit(x), -expit(-x))
+        log, slope = clamped_log(np.where(white, 1 - x, x))
+        return -log, np.where(white, slope, -slope)
+    chosen = np.stack([winner == k for k in range(x.shape[1])], 1)
+    if not from_logits:
+        log, slope = clamped_log(1 - np.take_along_axis(x, winner[:, None], 1))
+        return -log[:, 0], chosen * slope
+    if not x.size:
+        return np.zeros(winner.shape), x
+    others = np.where(chosen, -np.inf, x)
+    value = logsumexp(x, axis=1) - logsumexp(others, axis=1)
+    return value, softmax(x, axis=1) - softmax(others, axis=1)
+
+
+# --- region density and outlier weight ----------------------------------------------------------
+
+
+def density(
+    q: Array,
+    winner: Array,
+    valid: Array,
+    *,
+    inner: int | tuple[int, ...] = 7,
+    outer: int | tuple[int, ...] = 21,
+    smooth: float = 1.0,
+    threshold: float | None = None,
+    upstream: Array | None = None,
+) -> tuple[Array, Array]:
+    """Return D of images ``q``, ``(M, K, *spatial)``, and <upstream, D>'s gradient by ``q``."""
+    i = sides(inner, q.ndim - 2)
+    if threshold is None:
+        threshold = np.prod(i) - np.prod([side // 2 + 1 for side in i])
+    inside = np.broadcast_to(valid[:, None], q.shape).astype(float)
+    q = np.where(inside, q, 0.0)
+    a = box_sum(q, inner)
+    gap_c = box_sum(q, outer) - a
+    gap = box_sum(inside, outer) - box_sum(inside, inner)
+    below = gap - gap_c + smooth
+    active = (gap_c <= threshold + 0.5) * inside
+    active *= np.stack([winner == k for k in range(q.shape[1])], 1)
+    d = (active * (a + smooth) / below).sum(1)
+    if upstream is None:
+        return d, np.zeros_like(q)
+    by_a = upstream[:, None] * active / below
+    by_gap = upstream[:, None] * active * (a + smooth) / below**2
+    return d, inside * (box_sum(by_a - by_gap, inner) + box_sum(by_gap, outer))
+
+
+def density_map(
+    probs: ArrayLike | torch.Tensor,
+    *,
+    mode: str = "binary",
+    valid: ArrayLike | torch.Tensor | None = None,
+    upstream: ArrayLike | torch.Tensor | None = None,
+    **settings: Any,
+) -> tuple[Array, Array]:
+    """Return D of probabilities, and <upstream, D>'s gradient by them."""
+    x = array(probs)
+    inside = valid_pixels(x.shape, None, mode=mode, mask=valid)
+    x = np.where(inside[:, None] if mode == "multiclass" else inside, x, 0.0)
+    q, winner = images(x, mode), winners(x, mode, from_logits=False)
+    flat = None if upstream is None else array(upstream).reshape(winner.shape)
+    d, grad = density(q, winner, inside.reshape(winner.shape), upstream=flat, **settings)
+    if mode != "multiclass":
+        grad = (grad[:, 1] - grad[:, 0]).reshape(x.shape)
+    return d.reshape(inside.shape), grad
+
+
+def outlier_weight(
+    x: ArrayLike | torch.Tensor,
+    *,
+    mode: str = "binary",
+    from_logits: bool = False,
+    inner: int | tuple[int, ...] = 7,
+    outer: int | tuple[int, ...] = 21,
+    threshold: float | None = None,
+    valid: ArrayLike | torch.Tensor | None = None,
+) -> Array:
+    x = array(x)
+    inside = valid_pixels(x.shape, None, mode=mode, mask=valid)
+    x = np.where(inside[:, None] if mode == "multiclass" else inside, x, 0.0)
+    winner = winners(x, mode, from_logits)
+    omega = inside.reshape(winner.shape)
+    same = np.zeros(winner.shape)
+    for k in range(x.shape[1] if mode == "multiclass" else 2):
+        member = (winner == k) & omega
+        same += member * np.rint(box_sum(member[:, None], outer)[:, 0])
+    n = np.rint(box_sum(omega[:, None], outer)[:, 0])
+    limit = np.prod(sides(inner, x.ndim - 2)) if threshold is None else threshold
+    flagged = omega & (same <= limit) & (2 * same <= n)
+    return np.where(flagged, 1 - same / np.maximum(n, 1), 0.0).reshape(inside.shape)
+
+
+# --- losses: (value, gradient of <upstream, value>) ---------------------------------------------
+
+
+def reduced(
+    loss: Array, valid: Array, reduction: str, upstream: ArrayLike | torch.Tensor
+) -> tuple[Array, Array]:
+    """Return the reduced map, and <upstream, it>'s gradient by the map."""
+    loss, upstream = np.where(valid, loss, 0.0), array(upstream)
+    count = max(valid.sum(), 1) if reduction == "mean" else 1
+    value = loss if reduction == "none" else np.asarray(loss.sum() / count)
+    return value, np.where(valid, upstream / count, 0.0)
+
+
+def outlier_region_loss(
+    input: ArrayLike | torch.Tensor,
+    target: ArrayLike | torch.Tensor,
+    *,
+    mode: str = "binary",
+    formulation: str = "suppress",
+    inner: int | tuple[int, ...] = 7,
+    outer: int | tuple[int, ...] = 21,
+    smooth: float = 1.0,
+    threshold: float | None = None,
+    strength: float | None = None,
+    from_logits: bool = True,
+    pos_weight: Any = None,
+    class_weights: Any = None,
+    ignore_index: int | None = None,
+    mask: ArrayLike | torch.Tensor | None = None,
+    reduction: str = "mean",
+    upstream: ArrayLike | torch.Tensor = 1.0,
+    term: str = "whole",
+) -> tuple[Array, Array]:
+    """``term`` is "whole", "ce" alone, or "extra": what the formulation adds to CE."""
+    x, multiclass = array(input), mode == "multiclass"
+    valid = valid_pixels(x.shape, target, mode=mode, ignore_index=ignore_index, mask=mask)
+    channels = valid[:, None] if multiclass else valid
+    x = np.where(channels, x, 0.0)
+    y = dense_target(x.shape, target, valid, mode=mode)
+    ce, by_x = cross_entropy(
+        x,
+        y,
+        mode=mode,
+        from_logits=from_logits,
+        pos_weight=pos_weight,
+        class_weights=class_weights,
+    )
+    windows: Any = {"inner": inner, "outer": outer, "threshold": threshold}
+    winner = winners(x, mode, from_logits)
+    spread = (lambda m: m[:, None]) if multiclass else (lambda m: m)
+    if strength is None:
+        strength = {"suppress": 4.0, "penalty": 0.1, "paper": 0.0}[formulation]
+
+    if formulation == "paper":
+        q = probabilities(x, mode, from_logits)
+        images_q, omega = images(q, mode), valid.reshape(winner.shape)
+        extra = -density(images_q, winner, omega, smooth=smooth, **windows)[0].reshape(ce.shape)
+        extra_by_x = np.zeros_like(x)  # not pointwise: below
+    else:
+        w = outlier_weight(x, mode=mode, from_logits=from_logits, valid=valid, **windows)
+        of, of_by_x = ce, by_x
+        if formulation == "penalty":
+            of, of_by_x = against_winner(x, winner, mode, from_logits)
+        extra, extra_by_x = strength * w * of, strength * spread(w) * of_by_x
+
+    loss = {"ce": ce, "extra": extra, "whole": ce + extra}[term]
+    slope = {"ce": by_x, "extra": extra_by_x, "whole": by_x + extra_by_x}[term]
+    value, by_map = reduced(loss, valid, reduction, upstream)
+    grad = spread(by_map) * slope
+    if formulation == "paper" and term != "ce":
+        flat = -by_map.reshape(winner.shape)
+        _, by_q = density(images_q, winner, omega, smooth=smooth, upstream=flat, **windows)
+        if not multiclass:
+            by_q = (by_q[:, 1] - by_q[:, 0]).reshape(x.shape)
+        grad = grad + through_probabilities(by_q, q, mode, from_logits)
+    return value, np.where(channels, grad, 0.0)
+
+
+def dice_loss(
+    input: ArrayLike | torch.Tensor,
+    target: ArrayLike | torch.Tensor,
+    *,
+    mode: str = "binary",
+    smooth: float = 1.0,
+    from_logits: bool = True,
+    batch: bool = False,
+    ignore_index: int | None = None,
+    mask: ArrayLike | torch.Tensor | None = None,
+    reduction: str = "mean",
+    upstream: ArrayLike | torch.Tensor = 1.0,
+) -> tuple[Array, Array]:
+    """The mean is over the entries (samples and classes) that have a pixel in the image."""
+    x = array(input)
+    valid = valid_pixels(x.shape, target, mode=mode, ignore_index=ignore_index, mask=mask)
+    inside = np.broadcast_to(valid[:, None] if mode == "multiclass" else valid, x.shape)
+    y = dense_target(x.shape, target, valid, mode=mode)
+    q = probabilities(np.where(inside, x, 0.0), mode, from_logits)
+    pixels = tuple(range(2, x.ndim)) + ((0,) if batch else ())
+
+    def total(values: Array) -> Array:
+        return (values * inside).sum(pixels, keepdims=True)
+
+    above, below = 2 * total(q * y) + smooth, total(q) + total(y) + smooth
+    loss, counted = 1 - above / below, total(np.ones_like(q)) > 0
+    shape = x.shape[1:2] if batch else x.shape[:2]
+    value, by_entry = reduced(loss.reshape(shape), counted.reshape(shape), reduction, upstream)
+    by_q = by_entry.reshape(loss.shape) * inside * (above / below**2 - 2 * y / below)
+    return value, np.where(inside, through_probabilities(by_q, q, mode, from_logits), 0.0)
+
+
+def compound_loss(
+    input: ArrayLike | torch.Tensor,
+    target: ArrayLike | torch.Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    dice_smooth: float = 1.0,
+    upstream: float = 1.0,
+    **settings: Any,
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Return value, gradient, and the unweighted terms."""
+    passed = ("mode", "from_logits", "ignore_index", "mask", "reduction")
+    shared = {name: settings[name] for name in passed if name in settings}
+    outlier = "whole" if settings.get("formulation") == "paper" else "extra"
+    parts = {
+        "ce": (alpha, outlier_region_loss(input, target, term="ce", **settings)),
+        "dice": (beta, dice_loss(input, target, smooth=dice_smooth, **shared)),
+        "outlier": (gamma, outlier_region_loss(input, target, term=outlier, **settings)),
+    }
+    value = sum(weight * part[0] for weight, part in parts.values())
+    grad = upstream * sum(weight * part[1] for weight, part in parts.values())
+    return value, grad, {name: part[0] for name, (_, part) in parts.items()}
