@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 DATA ?=
+BENCH ?= --benchmark-json=benchmarks/results/local.json
 BIN := .venv/bin
 READY := .venv/.ready
 CORE_READY := .venv-core/.ready
@@ -36,7 +37,7 @@ format: $(READY) ## mend format and lint where a tool can
 docs: ## (the site comes in a later version)
 	@echo "The documentation is README.md and the docstrings; a site comes in a later version."
 
-bench: $(READY) ## run the benchmarks and save benchmarks/results/<device>.json
+bench: $(READY) ## run the benchmarks and save benchmarks/results/local.json
 	$(BIN)/python -m pytest benchmarks --benchmark-enable $(BENCH)
 
 clean: ## remove environments, caches and runs

@@ -147,6 +147,7 @@ def against_winner(x: Array, winner: Array, mode: str, from_logits: bool) -> tup
         return -log[:, 0], chosen * slope
     if not x.size:
         return np.zeros(winner.shape), x
+    x = x - x.max(1, keepdims=True)  # changes nothing, but 1e30 would swallow the logarithms
     others = np.where(chosen, -np.inf, x)
     value = logsumexp(x, axis=1) - logsumexp(others, axis=1)
     return value, softmax(x, axis=1) - softmax(others, axis=1)
@@ -349,7 +350,7 @@ def compound_loss(
     beta: float = 1.0,
     gamma: float = 1.0,
     dice_smooth: float = 1.0,
-    upstream: float = 1.0,
+    upstream: ArrayLike | torch.Tensor = 1.0,
     **settings: Any,
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Return value, gradient, and the unweighted terms."""
@@ -362,5 +363,5 @@ def compound_loss(
         "outlier": (gamma, outlier_region_loss(input, target, term=outlier, **settings)),
     }
     value = sum(weight * part[0] for weight, part in parts.values())
-    grad = upstream * sum(weight * part[1] for weight, part in parts.values())
+    grad = array(upstream) * sum(weight * part[1] for weight, part in parts.values())
     return value, grad, {name: part[0] for name, (_, part) in parts.items()}

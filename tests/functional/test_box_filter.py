@@ -160,11 +160,11 @@ def test_cost_grows_with_the_logarithm_of_the_window():
 # torch 2.13's own tracing of any autograd.Function warns.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("window", [3, (9, 5)])
+@pytest.mark.parametrize("window", [3, (5, 3)])
 def test_compiled_equals_eager(window, dynamic):
     torch._dynamo.reset()
     compiled = torch.compile(box_sum, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    for shape in ((1, 2, 12, 17), (2, 2, 15, 13), (1, 2, 3, 30)):
+    for shape in ((1, 2, 12, 17), (2, 2, 15, 13), (1, 2, 2, 30)):
         x, upstream = noise(shape).requires_grad_(), noise(shape, seed=1)
         y, expected = compiled(x, window), box_sum(x, window)
         torch.testing.assert_close(y, expected, **TOLERANCES[x.dtype])

@@ -117,6 +117,16 @@ def test_binary_is_multiclass_with_two_classes(formulation, settings):
     torch.testing.assert_close(*results, **TOLERANCES[F64])
 
 
+@pytest.mark.parametrize("top", [1.0, 1e3, 1e30])
+@every_formulation
+def test_every_order_of_three_classes(formulation, top):
+    levels = torch.cartesian_prod(*[torch.tensor([-top, 0.0, top], dtype=F64)] * 3)
+    x = levels.T.reshape(1, 3, 3, 9)
+    for label in range(3):
+        target = torch.full((1, 3, 9), label)
+        check_loss(x, target, mode="multiclass", formulation=formulation, strength=1, inner=5)
+
+
 def test_defaults():
     x, target = case((37, 41), "binary", 1)
     for formulation, strength in (("suppress", 4.0), ("penalty", 0.1)):

@@ -48,8 +48,6 @@ def box_sum(input: Tensor, window: int | Sequence[int]) -> Tensor:
     """
     check_image("input", input, integers=True)
     window = check_window("window", window, input.dim() - 2)
-    if not input.is_floating_point():
-        return _sum_box(input, window)
     wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
     summed: Tensor = _BoxSum.apply(wide, window)
     return summed.to(input.dtype)
@@ -100,13 +98,13 @@ def box_count(
 
 
 class _BoxSum(torch.autograd.Function):
-    """The box sum as one node of the graph, whose derivative is the box sum."""
-
-    generate_vmap_rule = True
+    """The box sum over the last axes as one node of the graph, whose derivative is itself."""
 
     @staticmethod
     def forward(input: Tensor, window: tuple[int, ...]) -> Tensor:
-        return _sum_box(input, window)
+        for axis, side in enumerate(window, start=input.dim() - len(window)):
+            input = _sum_line(input, axis, side)
+        return input
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, ...]], output: Tensor) -> None:
@@ -116,11 +114,11 @@ class _BoxSum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _BoxSum.apply(grad, ctx.window), None
 
-
-def _sum_box(input: Tensor, window: tuple[int, ...]) -> Tensor:
-    for axis, side in enumerate(window, start=2):
-        input = _sum_line(input, axis, side)
-    return input
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int, None], input: Tensor, window: tuple[int, ...]
+    ) -> tuple[Tensor, int]:
+        return _BoxSum.apply(input.movedim(in_dims[0], 0), window), 0
 
 
 def _sum_line(input: Tensor, axis: int, side: int) -> Tensor:
@@ -130,12 +128,24 @@ def _sum_line(input: Tensor, axis: int, side: int) -> Tensor:
     side = 2 * radius + 1
     margins = [0, 0] * (input.dim() - 1 - axis) + [radius, radius]
     runs = F.pad(input, margins)  # runs[p] = sum of `length` entries from p on
-    total, taken, length = runs.narrow(axis, 0, size), 1, 1
+    total, taken, length = runs.narrow(axis, 0, size).clone(), 1, 1
+    spare = torch.empty_like(runs)
     while taken < side:
         kept = runs.shape[axis] - length
-        runs = runs.narrow(axis, 0, kept) + runs.narrow(axis, length, kept)
-        length *= 2
+        longer = _add(
+            runs.narrow(axis, 0, kept),
+            runs.narrow(axis, length, kept),
+            spare.narrow(axis, 0, kept),
+        )
+        runs, spare, length = longer, runs, 2 * length
         if side & length:
-            total = total + runs.narrow(axis, taken, size)
+            total += runs.narrow(axis, taken, size)
             taken += length
     return total
+
+
+def _add(first: Tensor, second: Tensor, room: Tensor) -> Tensor:
+    """Add into memory that is there: for large images, fresh memory costs more than the sum."""
+    if torch.compiler.is_compiling():  # it plans memory itself, and refuses strided `out`
+        return first + second
+    return torch.add(first, second, out=room)

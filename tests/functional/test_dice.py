@@ -1,0 +1,164 @@
+from functools import partial
+
+import pytest
+import torch
+
+import references
+from cases import F32, F64, HALVES, case, check, either_input, every_mode, outside_of, random
+from gliomaseg_layers.functional import dice_loss
+from tolerances import TOLERANCES
+
+check_loss = partial(check, dice_loss, references.dice_loss)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("batch", [False, True], ids=["samples", "pooled"])
+@either_input
+@every_mode
+def test_matches_reference(mode, channels, from_logits, batch, reduction):
+    settings = {"mode": mode, "from_logits": from_logits, "batch": batch, "reduction": reduction}
+    for spatial, smooth in (((13, 17), 1.0), ((1, 1), 0.5), ((3, 5, 7), 1e-3)):
+        x, target = case(spatial, mode, channels, from_logits)
+        loss, _ = check_loss(x, target, smooth=smooth, **settings)
+        none = (channels,) if batch else (2, channels)
+        assert loss.shape == (none if reduction == "none" else ())
+
+
+@pytest.mark.parametrize("dtype", [F32, *HALVES])
+@either_input
+@every_mode
+def test_smaller_dtypes(mode, channels, from_logits, dtype):
+    x, target = case((13, 17), mode, channels, from_logits)
+    settings = {"mode": mode, "from_logits": from_logits, "reduction": "sum"}
+    got = check_loss(x.to(dtype), target, **settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = check_loss(x.to(dtype), target, **settings)
+        check_loss(x, target, **settings)
+    assert all(torch.equal(a, b) for a, b in zip(got, under_autocast, strict=True))
+
+
+def test_values_by_hand():
+    target = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]])
+    probs = torch.tensor([[[[0.5, 1.0, 0.5, 0.0]]]])
+    given = {"from_logits": False}
+    assert dice_loss(probs, target, **given).item() == pytest.approx(
+        1 - (2 * 1.5 + 1) / (2 + 2 + 1)
+    )
+    assert dice_loss(probs, target, smooth=3.0, **given).item() == pytest.approx(1 - 6 / 7)
+    assert dice_loss(target, target, **given) == 0
+    assert dice_loss(target * 0, target * 0, **given) == 0
+    assert dice_loss(1 - target, target, **given).item() == pytest.approx(1 - 1 / 5)
+
+
+@every_mode
+def test_memory_layout_and_target_forms(mode, channels):
+    x, target = case((26, 34), mode, channels)
+    check_loss(x[..., ::2, 1::2], target[..., ::2, 1::2], mode=mode, reduction="none")
+    check_loss(x.mT, target.mT, mode=mode, reduction="none")
+    check_loss(x.to(memory_format=torch.channels_last), target, mode=mode, reduction="none")
+    if mode == "multiclass":
+        forms = [target.unsqueeze(1), target.to(torch.uint8)]
+        forms.append(torch.nn.functional.one_hot(target, channels).movedim(-1, 1).half())
+        soft = random(x.shape)
+        check_loss(x, soft / soft.sum(1, keepdim=True), mode=mode)
+    else:
+        forms = [target.bool(), target.to(torch.uint8), target.half()]
+        forms += [target.squeeze(1)] if mode == "binary" else []
+        check_loss(x, random(x.shape), mode=mode)
+    for form in forms:
+        check_loss(x, form, mode=mode, reduction="none")
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["samples", "pooled"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@either_input
+@every_mode
+def test_ignored_pixels(mode, channels, from_logits, reduction, batch):
+    settings = {"mode": mode, "from_logits": from_logits, "reduction": reduction, "batch": batch}
+    x, clean = case((9, 11), mode, channels, from_logits, batch=3)
+    target = clean.to(torch.uint8).masked_fill(random(clean.shape) > 0.8, 255)
+    masks = [random(shape, 2) > 0.3 for shape in ((3, 9, 11), (3, 1, 9, 11))]
+    if mode != "multiclass":
+        masks.append(random(x.shape, 3) > 0.3)
+        masks[-1][:, -1:] = False  # a class without any pixel
+    for mask in masks:
+        mask[1] = False  # a sample without any pixel: it is not in the mean
+    for mask, ignore_index in [(None, 255), *((m, i) for m in masks for i in (None, 255))]:
+        outside = {"mask": mask, "ignore_index": ignore_index}
+        given = target if ignore_index == 255 else clean
+        loss, grad = check_loss(x, given, **settings, **outside)
+        out = outside_of(references.valid_pixels(x.shape, given, mode=mode, **outside), x)
+        for junk in (torch.nan, torch.inf):
+            again = check_loss(x.masked_fill(out, junk), given, **settings, **outside)
+            assert torch.equal(again[0], loss)
+            assert torch.equal(again[1], grad)
+        assert (grad[out] == 0).all()
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["samples", "pooled"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@every_mode
+def test_nothing_to_look_at(mode, channels, reduction, batch):
+    settings = {"mode": mode, "reduction": reduction, "batch": batch}
+    x, target = case((9, 11), mode, channels)
+    nothing = torch.zeros(2, 9, 11, dtype=torch.bool)
+    for samples, outside in ((2, {"mask": nothing}), (2, {"ignore_index": 7}), (0, {})):
+        given = torch.full_like(target, 7) if "ignore_index" in outside else target
+        x = x.detach()[:samples].fill_(torch.nan).requires_grad_()
+        loss = dice_loss(x, given[:samples], **settings, **outside)
+        loss.sum().backward()
+        assert (loss == 0).all()
+        assert (x.grad == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, *HALVES])
+@every_mode
+def test_extremes_are_finite(mode, channels, dtype):
+    top = min(1e30, torch.finfo(dtype).max)
+    x, target = case((9, 11), mode, channels)
+    check_loss((x.sign() * top).to(dtype), target, mode=mode)
+    hard = (x > 0) if mode != "multiclass" else torch.eye(channels)[target].movedim(-1, 1)
+    check_loss(hard.to(dtype), target, mode=mode, from_logits=False)
+
+
+def test_a_full_fp16_mask_is_finite():
+    # 512 x 512 pixels are more than fp16 can count.
+    ones = torch.ones(1, 1, 512, 512, dtype=torch.float16)
+    check_loss(ones, ones, from_logits=False)
+    check_loss(ones * 20, ones)
+    assert dice_loss(ones, ones, from_logits=False) == 0
+
+
+@either_input
+@every_mode
+def test_derivatives_of_both_orders(mode, channels, from_logits):
+    x, target = case((3, 4), mode, channels, from_logits)
+    x = (x / 4 if from_logits else x).requires_grad_()
+    for batch in (False, True):
+        loss = partial(dice_loss, target=target, mode=mode, from_logits=from_logits, batch=batch)
+        assert torch.autograd.gradcheck(loss, (x,))
+        assert torch.autograd.gradgradcheck(loss, (x,))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_binary_is_not_the_mean_of_two_classes_but_the_second_of_them(reduction):
+    z, target = case((13, 17), "binary", 1)
+    pair = torch.cat([torch.zeros_like(z), z], 1)
+    both = dice_loss(pair, target[:, 0], mode="multiclass", reduction="none")
+    second = both[:, 1:] if reduction == "none" else both[:, 1].mean()
+    torch.testing.assert_close(dice_loss(z, target, reduction=reduction), second, **TOLERANCES[F64])
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize(("mode", "channels"), [("binary", 1), ("multiclass", 3)])
+def test_compiled_equals_eager(mode, channels, dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(dice_loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for batch, spatial in [(2, (12, 17)), (3, (15, 13))][: 2 if dynamic else 1]:
+        x, target = case(spatial, mode, channels, batch=batch)
+        results = []
+        for function in (compiled, dice_loss):
+            x = x.detach().requires_grad_()
+            loss = function(x, target, mode=mode, ignore_index=255)
+            results.append((loss, *torch.autograd.grad(loss, x)))
+        torch.testing.assert_close(*results, **TOLERANCES[F64])

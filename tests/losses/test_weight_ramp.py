@@ -1,0 +1,164 @@
+import copy
+import json
+import math
+import pickle
+
+import pytest
+import torch
+
+from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
+
+COSINE = [(1 - math.cos(math.pi * t / 4)) / 2 for t in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"total_steps": 4}, [0, 0.25, 0.5, 0.75, 1, 1, 1]),
+        ({"total_steps": 6, "warmup_steps": 2}, [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]),
+        ({"total_steps": 4, "start": 1.0, "end": 3.0}, [1, 1.5, 2, 2.5, 3, 3]),
+        ({"total_steps": 2, "start": 0.7, "end": 0.3}, [0.7, 0.5, 0.3, 0.3]),
+        ({"total_steps": 1}, [0, 1, 1]),
+        ({"total_steps": 4, "shape": "cosine"}, [*COSINE, 1]),
+        ({"total_steps": 5, "warmup_steps": 1, "shape": "cosine"}, [0, *COSINE, 1]),
+        ({"total_steps": 4, "shape": "cosine", "start": 2.0, "end": 3.0}, [2 + c for c in COSINE]),
+        ({"total_steps": 4, "shape": "step"}, [0, 1, 1, 1, 1, 1]),
+        ({"total_steps": 4, "shape": "step", "warmup_steps": 2, "end": 0.5}, [0, 0, 0, 0.5, 0.5]),
+    ],
+)
+@pytest.mark.parametrize("name", ["alpha", "beta", "gamma"])
+def test_values(name, settings, expected):
+    loss = CompoundLoss(7.0, 7.0, 7.0)
+    ramp = WeightRamp(loss, name, **settings)
+    for value in expected:
+        assert ramp.last_value == pytest.approx(value, abs=1e-12)
+        assert float(getattr(loss, name)) == ramp.last_value
+        others = {"alpha", "beta", "gamma"} - {name}
+        assert all(getattr(loss, other) == 7 for other in others)
+        ramp.step()
+
+
+def test_the_weight_reaches_the_loss():
+    loss = CompoundLoss(0.0, 0.0, 5.0)
+    x, target = torch.full((1, 1, 9, 9), -3.0), torch.zeros(1, 1, 9, 9)
+    x[..., 4, 4] = 3.0
+    ramp, values = WeightRamp(loss, "gamma", total_steps=2, end=4.0), []
+    for _ in range(3):
+        values.append(loss(x, target).item())
+        ramp.step()
+    assert values[0] == 0
+    assert values[1] > 0
+    assert values[2] == pytest.approx(2 * values[1])
+
+
+@pytest.mark.parametrize("cast", [lambda m: m.half(), lambda m: m.double(), lambda m: m.float()])
+def test_steps_after_the_loss_was_cast(cast):
+    loss = CompoundLoss()
+    ramp = WeightRamp(loss, "gamma", total_steps=10)
+    cast(loss)
+    ramp.step()
+    assert float(loss.gamma) == ramp.last_value == 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_a_step_between_forward_and_backward_changes_nothing(dtype):
+    grads = []
+    for between in (False, True):
+        loss = CompoundLoss()
+        ramp = WeightRamp(loss, "gamma", total_steps=2, start=1.0, end=9.0)
+        x = torch.linspace(-3, 3, 63, dtype=dtype).view(1, 1, 7, 9).requires_grad_()
+        value = loss(x, torch.zeros(1, 1, 7, 9))
+        if between:
+            ramp.step()
+        grads.append(torch.autograd.grad(value, x)[0])
+    assert torch.equal(*grads)
+
+
+def test_state_round_trip():
+    settings = {"total_steps": 10, "warmup_steps": 3, "shape": "cosine"}
+    ramp = WeightRamp(CompoundLoss(), "beta", **settings)
+    for _ in range(7):
+        ramp.step()
+    state = ramp.state_dict()
+    again = json.loads(json.dumps(state))  # plain values
+    assert again == state
+    ramp.step()
+    assert state == again  # a snapshot
+    loss = CompoundLoss()
+    resumed = WeightRamp(loss, "beta", **settings)
+    assert float(loss.beta) == 0
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    assert float(loss.beta) == resumed.last_value == state["last_value"] > 0
+    resumed.step()
+    assert resumed.state_dict() == ramp.state_dict()
+    assert float(loss.beta) == ramp.last_value
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda ramp: pickle.loads(pickle.dumps(ramp))])
+def test_copies_ramp_their_own_loss(twin):
+    ramp = WeightRamp(CompoundLoss(), "gamma", total_steps=4)
+    other = twin(ramp)
+    other.step()
+    assert float(other.loss.gamma) == 0.25
+    assert float(ramp.loss.gamma) == 0
+
+
+STATE = {"name": "gamma", "last_step": 2, "last_value": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "got"),
+    [
+        *(({name: None}, ValueError, name) for name in STATE),
+        ({"name": "alpha"}, ValueError, "'alpha'"),
+        ({"last_step": -1}, ValueError, "-1"),
+        ({"last_step": 1.5}, TypeError, "1.5"),
+        ({"last_step": True}, TypeError, "True"),
+        ({"last_step": "2"}, TypeError, "'2'"),
+        ({"last_value": -0.5}, ValueError, "-0.5"),
+        ({"last_value": math.nan}, ValueError, "nan"),
+        ({"last_value": "1"}, TypeError, "'1'"),
+    ],
+)
+def test_bad_states(change, error, got):
+    state = {name: value for name, value in {**STATE, **change}.items() if value is not None}
+    loss = CompoundLoss()
+    ramp = WeightRamp(loss, "gamma", total_steps=4)
+    with pytest.raises(error, match=got):
+        ramp.load_state_dict(state)
+    assert ramp.state_dict() == {"name": "gamma", "last_step": 0, "last_value": 0.0}
+    assert float(loss.gamma) == 0
+    ramp.load_state_dict(STATE)
+    assert float(loss.gamma) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "name", "expected", "got"),
+    [
+        ({"name": "delta"}, ValueError, "name", "'gamma'", "'delta'"),
+        ({"name": "dice_smooth"}, ValueError, "name", "'gamma'", "'dice_smooth'"),
+        ({"loss": OutlierRegionLoss()}, TypeError, "loss", "CompoundLoss", "OutlierRegionLoss"),
+        ({"loss": None}, TypeError, "loss", "CompoundLoss", "NoneType"),
+        ({"total_steps": 0}, ValueError, "total_steps", ">", "0"),
+        ({"total_steps": -4}, ValueError, "total_steps", ">", "-4"),
+        ({"total_steps": 2.5}, TypeError, "total_steps", "int", "2.5"),
+        ({"warmup_steps": 4}, ValueError, "total_steps", "warmup_steps", "4"),
+        ({"warmup_steps": -1}, ValueError, "warmup_steps", ">= 0", "-1"),
+        ({"warmup_steps": 1.0}, TypeError, "warmup_steps", "int", "1.0"),
+        ({"start": -1.0}, ValueError, "start", ">= 0", "-1.0"),
+        ({"end": -1.0}, ValueError, "end", ">= 0", "-1.0"),
+        ({"end": "1"}, TypeError, "end", "number", "'1'"),
+        ({"shape": "exp"}, ValueError, "shape", "'cosine'", "'exp'"),
+    ],
+)
+def test_bad_arguments(change, error, name, expected, got):
+    given = {"loss": CompoundLoss(), "name": "gamma", "total_steps": 4, **change}
+    with pytest.raises(error) as raised:
+        WeightRamp(**given)
+    message = str(raised.value)
+    assert f"`{name}`" in message
+    assert expected in message
+    assert got in message
+    if isinstance(given["loss"], CompoundLoss):
+        assert given["loss"].gamma == 1  # nothing was written
