@@ -47,7 +47,6 @@ clean: ## remove environments, caches and runs
 # Held until the environment is whole: an interrupted install is begun anew.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -55,6 +54,5 @@ $(READY): pyproject.toml constraints.txt
 $(CORE_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv-core
 	grep -vE '^(torch|torchvision|triton|(nvidia|cuda)-.*)==' constraints.txt > .venv-core/constraints.txt
-	.venv-core/bin/python -m pip install --quiet --upgrade pip
 	.venv-core/bin/python -m pip install --quiet --constraint .venv-core/constraints.txt torch==$(TORCH_CORE) --editable '.[test]'
 	touch $@

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from references import Array, array
 from tolerances import TOLERANCES
@@ -95,3 +96,13 @@ def outside_of(valid: Array, x: Tensor) -> Tensor:
     """Return which entries of ``x`` a map of valid pixels leaves out."""
     outside = torch.from_numpy(~valid)
     return (outside if outside.dim() == x.dim() else outside.unsqueeze(1)).expand_as(x)
+
+
+class NoHostSynchronisation(TorchDispatchMode):
+    """Refuses what waits for a device: a value read by Python, or a shape made of values."""
+
+    refused = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "is_nonzero")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func._schema.name.removeprefix("aten::") not in self.refused, func
+        return func(*args, **(kwargs or {}))

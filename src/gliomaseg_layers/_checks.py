@@ -1,5 +1,6 @@
 """Checks of arguments. Each error names the argument, what was expected and what came."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,14 +20,14 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 def check_positive(name: str, value: float) -> None:
     _check_number(name, value)
-    if not value > 0:
-        raise ValueError(f"`{name}` must be > 0, got {value}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be finite and > 0, got {value}")
 
 
 def check_not_negative(name: str, value: float) -> None:
     _check_number(name, value)
-    if not value >= 0:
-        raise ValueError(f"`{name}` must be >= 0, got {value}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"`{name}` must be finite and >= 0, got {value}")
 
 
 def check_int(name: str, value: int) -> None:

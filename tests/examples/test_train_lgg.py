@@ -90,7 +90,7 @@ def test_output_that_cannot_be_written(standin: Path, tmp_path: Path, capsys) ->
     [
         (["--inner", "6"], "`inner` must be odd and positive"),
         (["--outer", "7"], "`outer` must be at least `inner`"),
-        (["--strength", "-1"], "`strength` must be >= 0"),
+        (["--strength", "-1"], "`strength` must be finite and >= 0"),
         (["--epochs", "0"], "--epochs must be 1 or more"),
         (["--size", "30"], "--size must be a multiple of 8"),
         (["--held-out", "1"], "--held-out must lie between 0 and 1"),

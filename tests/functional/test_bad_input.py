@@ -101,6 +101,7 @@ for call in (loss, layer, compound):
         (call, (), {"inner": (3, 3), "outer": (7,) * 3}, ValueError, "inner", "axis", "(3, 3)"),
         (call, (), {"strength": -0.1}, ValueError, "strength", ">= 0", "-0.1"),
         (call, (), {"strength": True}, TypeError, "strength", "number", "True"),
+        (call, (), {"strength": torch.inf}, ValueError, "strength", "finite", "inf"),
         (call, (), {"formulation": "x"}, ValueError, "formulation", "'suppress'", "'x'"),
         (call, (), {"reduction": "avg"}, ValueError, "reduction", "'mean'", "'avg'"),
         (call, (), {"backend": "cuda"}, ValueError, "backend", "'auto'", "'cuda'"),
@@ -188,6 +189,7 @@ for call in LOSSES:
             )
             for y in (Y, Y[:, 0])
         ),
+        (call, (), {"ignore_index": 1.5}, TypeError, "ignore_index", "int", "1.5"),
         (call, (X, Y.to(**META)), {}, ValueError, "target", "cpu", "meta"),
         (call, (X, Y.cfloat()), {}, TypeError, "target", "floating", "torch.complex64"),
         (call, (X, Y.numpy()), {}, TypeError, "target", "torch.Tensor", "ndarray"),

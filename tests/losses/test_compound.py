@@ -15,6 +15,7 @@ from cases import (
     HALVES,
     MODES,
     SMALL,
+    NoHostSynchronisation,
     case,
     check,
     either_input,
@@ -50,13 +51,28 @@ def test_matches_reference(mode, channels, formulation, from_logits, reduction):
     for weights in ({}, WEIGHTS, {"gamma": 0.0}, {"alpha": 0.0, "beta": 0.0}):
         check_loss(x, target, **weights, **settings)
     check_loss(x.float(), target, **WEIGHTS, **settings)
-    loss, terms = CompoundLoss(**WEIGHTS, **settings)(x, target, return_terms=True)
+    criterion = CompoundLoss(**WEIGHTS, **settings)
+    loss, terms = criterion(x.clone().requires_grad_(), target, return_terms=True)
     expected, _, parts = references.compound_loss(x, target, **WEIGHTS, **settings)
     np.testing.assert_allclose(array(loss), expected, **TOLERANCES[F64])
     assert list(terms) == ["ce", "dice", "outlier"]
     for name, term in terms.items():
         assert not term.requires_grad
         np.testing.assert_allclose(array(term), parts[name], **TOLERANCES[F64])
+
+
+@either_input
+@every_formulation
+@every_mode
+def test_host_and_device_stay_apart(mode, channels, formulation, from_logits):
+    """The compound loss runs every part of the other losses."""
+    settings = {"mode": mode, "formulation": formulation, "from_logits": from_logits}
+    x, target = case((13, 17), mode, channels, from_logits)
+    weights = {"class_weights": torch.ones(channels), "ignore_index": 1}
+    loss = CompoundLoss(**settings, **weights)
+    with NoHostSynchronisation():
+        loss(x.requires_grad_(), target, mask=random((2, 13, 17)) > 0.2).backward()
+        loss(x, target, return_terms=True)
 
 
 @every_formulation
@@ -245,6 +261,7 @@ def test_a_ramp_does_not_recompile_with_dynamic_shapes():
 
 
 @compiles
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch 2.13's own import
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 def test_compiled_by_inductor_equals_eager():
     compare_compiled("inductor", "multiclass", 3, "paper", False, [(2, (12, 17))] * 2)

@@ -1,10 +1,12 @@
 """The input, target and mask of every loss, checked and in the one form the formulas read."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gliomaseg_layers._checks import MODES, check_beside, check_choice, check_image
+from gliomaseg_layers._checks import MODES, check_beside, check_choice, check_image, check_int
 
 
 class Scores:
@@ -37,7 +39,8 @@ class Scores:
             raise ValueError(
                 f"`{name}` must have 2 or more channels in multiclass mode, got {channels}"
             )
-        self.values = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+        wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+        self.values: Tensor = input.to(wide) if from_logits else _Widen.apply(input, wide)
         self.mode = mode
         self.from_logits = from_logits
         self.valid: Tensor | None = None
@@ -109,6 +112,8 @@ def read_target(scores: Scores, target: Tensor, ignore_index: int | None) -> Ten
     Returns class indices ``(N, *spatial)``, or a target ``(N, C, *spatial)`` of the scores' dtype.
     """
     check_beside("target", target, scores.values)
+    if ignore_index is not None:
+        check_int("ignore_index", ignore_index)
     if target.is_complex():
         raise TypeError(f"`target` must be bool, integer or floating, got {target.dtype}")
     soft = scores.multiclass and target.is_floating_point()
@@ -151,6 +156,28 @@ def clamped_log(probs: Tensor) -> Tensor:
     normal = probs >= torch.finfo(probs.dtype).tiny
     log = torch.where(normal, probs.where(normal, 1.0).log(), probs.detach().log())
     return log.clamp(min=-100.0)
+
+
+class _Widen(torch.autograd.Function):
+    """Cast probabilities for the arithmetic; their gradient comes back saturated, never infinite.
+
+    The derivative 1 / q of a logarithm exceeds what fp16 can hold from q = 1.5e-5 down.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input: Tensor, dtype: torch.dtype) -> Tensor:
+        return input.to(dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, torch.dtype], output: Tensor) -> None:
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        limit = torch.finfo(ctx.dtype).max
+        return grad.clamp(-limit, limit).to(ctx.dtype), None
 
 
 def _target_shapes(scores: Scores, soft: bool) -> list[torch.Size]:

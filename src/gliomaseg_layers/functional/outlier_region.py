@@ -90,7 +90,8 @@ def outlier_region_loss(
         strength: weight of the term, >= 0; None for 4.0 ("suppress") or 0.1 ("penalty"). At 0 both
             equal the cross-entropy. "paper" has none.
         from_logits: False where ``input`` holds probabilities in [0, 1]; their logarithms are
-            clamped at -100, with zero gradient where the clamp acts.
+            clamped at -100, with zero gradient where the clamp acts, and their gradient saturates
+            at the largest number of their dtype.
         pos_weight: weight of the positives' cross-entropy, one number or ``(C,)``; not in
             multiclass mode.
         class_weights: weight of each channel's cross-entropy, one number or ``(C,)``. The mean
@@ -222,8 +223,10 @@ def _confidence_cost(scores: Scores) -> Tensor:
         chosen = values.gather(1, predicted)
         if not scores.from_logits:
             return -clamped_log(1 - chosen).squeeze(1)
-        others = values.scatter(1, predicted, float("-inf")).logsumexp(1, keepdim=True)
-        return -F.logsigmoid(others - chosen).squeeze(1)
+        others = values.scatter(1, predicted, float("-inf"))
+        top = others.detach().amax(1, keepdim=True)  # apart, or log k drowns beside huge logits
+        margin = (others - top).logsumexp(1, keepdim=True) + (top - chosen)
+        return -F.logsigmoid(margin).squeeze(1)
     if scores.from_logits:
         return -F.logsigmoid((-values).where(predicted, values))
     return -clamped_log((1 - values).where(predicted, values))

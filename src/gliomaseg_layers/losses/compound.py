@@ -124,7 +124,10 @@ class CompoundLoss(nn.Module):
         outlier = reduce(maps.extra, valid, reduction)
         if self.outlier.formulation == "paper":
             outlier = ce + outlier
-        alpha, beta, gamma = (w.to(ce.dtype) for w in (self.alpha, self.beta, self.gamma))
+        # Copies: a ramp may step, in place, between this forward and its backward.
+        alpha, beta, gamma = (
+            weight.to(ce.dtype, copy=True) for weight in (self.alpha, self.beta, self.gamma)
+        )
         loss = alpha * ce + beta * dice + gamma * outlier
         if not return_terms:
             return loss
