@@ -22,7 +22,7 @@ test: $(READY) ## run the whole test suite (DATA=path to kaggle_3m: on real slic
 	$(if $(DATA),LGG_DATA="$(abspath $(DATA))") $(BIN)/python -m pytest --markdown-docs README.md src tests
 
 test-core: $(CORE_READY) ## run the core's tests with torch, numpy and the extra `test` alone
-	.venv-core/bin/python -m pytest --ignore=tests/examples
+	.venv-core/bin/python -m pytest --ignore=src/gliomaseg_layers/metrics --ignore=tests/metrics --ignore=tests/examples
 
 check: $(READY) ## format, lint, types, layer walk
 	$(BIN)/ruff format --check .

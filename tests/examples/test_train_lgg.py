@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from skimage.measure import euler_number, label
 
 import lgg_report
-from lgg_evaluation import count_regions, score, slice_dice
+from lgg_evaluation import score, slice_dice
 from train_lgg import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,32 +110,6 @@ def test_runs_as_a_program_with_workers(standin: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr, done.stderr
     assert "Results: " in done.stdout
-
-
-def test_count_regions_by_hand() -> None:
-    predicted = np.zeros((20, 20), bool)
-    truth = np.zeros((20, 20), bool)
-    truth[2:5, 2:5] = True
-    predicted[4:7, 4:7] = True  # touches the truth with its corner pixel
-    predicted[10:17, 10:17] = True  # 49 px, with a hole of one: 48
-    predicted[13, 13] = False
-    predicted[17, 17] = True  # joined at a corner: 49
-    truth[0, 19] = True  # missed
-    assert count_regions(predicted, truth) == (2, 1, 1, 1, 1)
-    predicted[18, 18] = True  # 50 px: no noise any more
-    assert count_regions(predicted, truth) == (2, 1, 0, 1, 1)
-    assert count_regions(np.zeros_like(truth), truth) == (0, 0, 0, 0, 2)
-    assert count_regions(truth, np.zeros_like(truth)) == (2, 2, 2, 0, 0)
-    assert count_regions(truth, truth) == (2, 0, 0, 0, 0)
-
-
-def test_count_regions_agrees_with_scikit_image() -> None:
-    rng = np.random.default_rng(5)
-    for density in (0.1, 0.4, 0.6):
-        predicted = rng.random((40, 40)) < density
-        regions, *_, holes, _ = count_regions(predicted, np.zeros_like(predicted))
-        assert regions == label(predicted, connectivity=2).max()
-        assert regions - holes == euler_number(predicted, connectivity=2)
 
 
 def test_scores_by_hand() -> None:
