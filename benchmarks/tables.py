@@ -32,7 +32,11 @@ def table(results: dict[str, Any]) -> str:
 def main() -> None:
     readme = HERE / "README.md"
     introduction = readme.read_text().split(MARK)[0]
-    results = [json.loads(path.read_text()) for path in sorted(HERE.glob("results/*.json"))]
+    results = [
+        json.loads(path.read_text())
+        for path in sorted(HERE.glob("results/*.json"))
+        if path.stem != "local"
+    ]
     readme.write_text("\n\n".join([introduction + MARK, *map(table, results)]) + "\n")
 
 

@@ -140,13 +140,22 @@ def _by_patient(
 def _most_different(
     predictions: dict[str, Tensor], masks: Tensor, held_out: Sequence[Slice]
 ) -> list[int]:
-    """Choose the slices on which most pixels are disputed, one a patient as far as they go."""
+    """Choose the slices on which most pixels are disputed, as many with tumour as without.
+
+    One a patient, as far as the patients go.
+    """
     found = torch.stack([probs > 0.5 for probs in predictions.values()])
     disputed = (found.any(0) & ~found.all(0)).flatten(1).sum(1)
     order = disputed.argsort(descending=True, stable=True).tolist()
-    first = list({held_out[index].patient: index for index in reversed(order)}.values())
-    first.sort(key=order.index)
-    return (first + [index for index in order if index not in first])[:SHOWN_SLICES]
+    chosen: list[int] = []
+    for tumour in (True, False):
+        mine = [index for index in order if bool(masks[index].any()) == tumour]
+        seen = {held_out[index].patient for index in chosen}
+        new = [index for index in mine if held_out[index].patient not in seen]
+        first = list({held_out[index].patient: index for index in reversed(new)}.values())
+        ranked = sorted(first, key=order.index) + [index for index in mine if index not in first]
+        chosen += ranked[: SHOWN_SLICES // 2]
+    return chosen
 
 
 def _draw_slices(

@@ -69,7 +69,7 @@ class RegionCounts(Metric):
             "connectivity": connectivity,
             "spacing": spacing,
         }
-        empty = np.zeros((1,) * len(spacing or (1,) * max(2, connectivity)))
+        empty = np.zeros((1,) * len(spacing or (1, 1, 1)))
         count_regions(empty, empty, **self.settings)  # a bad setting fails here
         self.threshold = threshold
         for name in ("images", *RegionCount._fields):
