@@ -3,6 +3,7 @@
 from gliomaseg_layers.functional.box_filter import box_count, box_sum
 from gliomaseg_layers.functional.dice import dice_loss
 from gliomaseg_layers.functional.outlier_region import outlier_region_loss
+from gliomaseg_layers.functional.outlier_removal import remove_outlier_regions
 from gliomaseg_layers.functional.region_density import density_map, outlier_weight
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "dice_loss",
     "outlier_region_loss",
     "outlier_weight",
+    "remove_outlier_regions",
 ]

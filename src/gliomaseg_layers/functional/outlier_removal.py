@@ -1,0 +1,88 @@
+"""The outlier weight at inference: take small islands and holes out of a prediction."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gliomaseg_layers._checks import check_beside, is_integer
+from gliomaseg_layers.functional.region_density import outlier_weight
+
+__all__ = ["remove_outlier_regions"]
+
+
+def remove_outlier_regions(
+    input: Tensor,
+    *,
+    mode: str = "binary",
+    inner: int | Sequence[int] = 7,
+    outer: int | Sequence[int] = 21,
+    threshold: float | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    r"""Flip the predicted class of every pixel that ``outlier_weight`` flags.
+
+    .. math:: q'(p) = \begin{cases} 1 - q(p) & \text{if } w(p) > 0 \\ q(p) & \text{else} \end{cases}
+
+    A small island becomes background, and a small hole is filled. In multiclass mode the predicted
+    class of a flagged pixel gets probability 0 and the others are scaled up to 1, so that the
+    runner-up is predicted. It needs no label and no components, runs where the tensors are, and
+    is not differentiable in what it flips.
+
+    Limits: those of ``outlier_weight``. An island nearer to a large region of its class than half
+    the outer window stays, a line one or two pixels wide goes at any length, and a true region as
+    small as noise goes too. Where components can be computed (on a CPU, after training),
+    ``skimage.morphology.remove_small_objects`` has none of the first two.
+
+    Args:
+        input: a mask, bool or integer, or probabilities, ``(N, C, *spatial)``; what is not 0 in a
+            mask is foreground. Multiclass mode takes probabilities.
+        mode: "binary" (C = 1), "multilabel" (C independent channels) or "multiclass" (C >= 2).
+        inner: side of the largest square (cube) that counts as noise, in pixels, odd; one int, or
+            one per spatial axis.
+        outer: side of the outer window in pixels, likewise.
+        threshold: pixels of its class that a flagged pixel has around it at most; None for
+            ``prod(inner)``.
+        valid: boolean, True for pixels of the image, as for ``outlier_weight``; others stay.
+
+    Returns:
+        The input with flagged pixels flipped, with its shape and dtype.
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype, or a mask came in multiclass mode.
+        ValueError: an argument is out of its range, or a shape does not fit.
+
+    Source: the density of [WAN23], as exact counts, applied after the network instead of in the
+    loss.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+        >>> mask[..., 5:8, 5:8] = True  # noise
+        >>> mask[..., 20:50, 20:50] = True
+        >>> mask[..., 35, 35] = False  # a hole
+        >>> clean = remove_outlier_regions(mask)
+        >>> int(mask.sum()), int(clean.sum())
+        (908, 900)
+    """
+    check_beside("input", input, input)
+    is_mask = input.dtype == torch.bool or is_integer(input)
+    if is_mask and mode == "multiclass":
+        raise TypeError(f"`input` must be probabilities in multiclass mode, got {input.dtype}")
+    weight = outlier_weight(
+        (input != 0).float() if is_mask else input,
+        mode=mode,
+        inner=inner,
+        outer=outer,
+        threshold=threshold,
+        valid=valid,
+    )
+    flagged = weight > 0
+    if is_mask:
+        return ((input != 0) ^ flagged).to(input.dtype)
+    if mode != "multiclass":
+        return torch.where(flagged, 1 - input, input)
+    # A hair more for each, so that the others share alike where the winner had it all.
+    others = input + torch.finfo(input.dtype).tiny
+    others = others.scatter(1, input.argmax(1, keepdim=True), 0.0)
+    return torch.where(flagged.unsqueeze(1), others / others.sum(1, keepdim=True), input)
