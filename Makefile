@@ -19,7 +19,7 @@ demo: $(READY) ## train on LGG slices (DATA=path to kaggle_3m, else a generated 
 	$(BIN)/python examples/train_lgg.py $(if $(DATA),--data "$(DATA)")
 
 test: $(READY) ## run the whole test suite (DATA=path to kaggle_3m: on real slices too)
-	$(if $(DATA),LGG_DATA="$(abspath $(DATA))") $(BIN)/python -m pytest --markdown-docs README.md src tests
+	$(if $(DATA),LGG_DATA="$$(realpath "$(DATA)")") $(BIN)/python -m pytest --markdown-docs README.md src tests
 
 test-core: $(CORE_READY) ## run the core's tests with torch, numpy and the extra `test` alone
 	.venv-core/bin/python -m pytest --ignore=src/gliomaseg_layers/metrics --ignore=tests/metrics --ignore=tests/examples

@@ -124,6 +124,8 @@ def read_attributes(folder: Path) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig") as file:
             separator = ";" if ";" in file.readline() else ","
         table = pd.read_csv(path, sep=separator, encoding="utf-8-sig").set_index("Patient")
+        if table.index.has_duplicates:
+            raise ValueError(f"patient {table.index[table.index.duplicated()][0]} comes twice")
     except (ValueError, KeyError, OSError) as error:
         raise DataError(f"unreadable table: {path} ({error})") from error
     return table.astype("Int64", errors="ignore")

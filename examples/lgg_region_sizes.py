@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="of the true regions that may fit the inner window (default: 0.02)",
     )
     options = parser.parse_args(arguments)
+    if not 0 <= options.part < 1:
+        parser.error("--part must be at least 0 and below 1")
     try:
         slices = [piece for piece in find_slices(options.data) if piece.tumour_pixels]
     except (DataError, OSError) as error:

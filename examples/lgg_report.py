@@ -69,7 +69,7 @@ predicted regions; *missed* are true regions that no predicted pixel touches. Di
 prediction and truth are both empty. "BCE twice" is the control: eq. 13 of the paper counts BCE \
 twice.
 
-One split and one seed: differences of this size come and go with the seed.
+One split and one seed: this table cannot tell an effect of the loss from the luck of the seed.
 
 ## Pictures
 

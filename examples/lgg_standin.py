@@ -109,6 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=96, help="side in pixels (default: 96)")
     parser.add_argument("--seed", type=int, default=23, help="seed (default: 23)")
     options = parser.parse_args(arguments)
+    if options.folder.exists():
+        parser.error(f"{options.folder} exists already")
     write_standin(
         options.folder,
         patients=options.patients,

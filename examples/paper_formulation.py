@@ -1,7 +1,7 @@
 """Show what the paper's formulation of the outlier-region loss does to noise, and what ours do.
 
 Prints four findings about [WAN23]'s eq. 9 and 12; with ``--figure FILE`` also draws the noise test.
-Needs torch alone, and matplotlib and SciPy for the figure.
+Needs torch alone, and matplotlib for the figure.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def print_findings() -> None:
     image, target = noise_test()
     noise = torch.stack(noise_areas()).any(0)
 
-    print("1. The paper's density is 0 everywhere until predictions are nearly binary.")
+    print("1. The paper's density is 0 until predictions are nearly binary.")
     print("   Highest D on the noise test, background and islands this sure of their class:")
     for sure in (0.6, 0.8, 0.9, 0.95, 1.0):
         highest = float(density_map(image * sure + (1 - image) * (1 - sure)).max())

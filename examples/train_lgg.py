@@ -21,6 +21,7 @@ from typing import Any
 import lightning as L
 import pandas as pd
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 from torchmetrics.classification import BinaryF1Score
@@ -104,7 +105,13 @@ def train(options: argparse.Namespace, folder: Path, output: Path) -> None:
     training, held_out = split_by_patient(slices, options.held_out, options.seed)
     if not any(piece.tumour_pixels for piece in training):
         raise DataError(f"no tumour in the {len(training)} training slices of {folder}")
+    attributes = read_attributes(folder)
     size = (options.size, options.size) if options.size else slices[0].size
+    if any(side % 8 or side < 16 for side in size):
+        raise DataError(
+            f"slices of {size[1]} x {size[0]} px do not suit the network, which halves them three "
+            "times: give --size, a multiple of 8 from 16 on"
+        )
     losses = variants(options)
     print(
         f"{len(training)} training and {len(held_out)} held-out slices of "
@@ -163,7 +170,7 @@ def train(options: argparse.Namespace, folder: Path, output: Path) -> None:
         scores,
         history,
         held_out,
-        read_attributes(folder),
+        attributes,
         predictions,
         masks,
         size,
@@ -193,7 +200,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--data", type=Path, help="kaggle_3m folder; without it a stand-in is generated")
-    add("--formulation", default="suppress", choices=["suppress", "penalty", "paper"], help="of 3.")
+    add(
+        "--formulation",
+        default="suppress",
+        choices=["suppress", "penalty", "paper"],
+        help="of variant 3",
+    )
     add(
         "--strength",
         type=float,
@@ -210,7 +222,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--held-out", type=float, default=0.3, help="part of the patients held out for the report")
     add("--seed", type=int, default=23, help="of the split, the network and the augmentation")
     add("--workers", type=int, default=min(2, os.cpu_count() or 1), help="loading processes")
-    add("--accelerator", default="auto", help="Lightning's: auto, cpu, gpu, mps ...")
+    add(
+        "--accelerator",
+        default="auto",
+        choices=["auto", "cpu", "gpu", "mps"],
+        help="where to train",
+    )
     add("--runs", type=Path, default=Path("runs"), help="folder of the results")
     add("--name", help="of the results' folder; data set, formulation and time if unset")
     options = parser.parse_args(arguments)
@@ -221,8 +238,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name in ("warm_epochs", "epochs", "batch_size", "size", "patients"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
-    if options.size is not None and options.size % 8:
-        parser.error("--size must be a multiple of 8: the network halves it three times")
+    if options.seed < 0 or options.workers < 0:
+        parser.error("--seed and --workers must be 0 or more")
+    if not options.learning_rate > 0:
+        parser.error("--learning-rate must be above 0")
     if not 0 < options.held_out < 1:
         parser.error("--held-out must lie between 0 and 1")
     if options.name is None:
@@ -239,8 +258,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Lightning advises more loading processes than the machine has cores.
+    # Lightning advises more loading processes than the machine has cores, and asks torch's pytree
+    # in a way that torch has deprecated.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
     # Lightning's `deterministic` would also fill memory that nothing reads before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     target = options.runs / options.name
@@ -251,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
                 folder = Path(scratch) / "kaggle_3m"
                 write_standin(folder, seed=options.seed)
             train(options, folder, output)
-    except (DataError, OSError) as error:
+    except (DataError, MisconfigurationException, OSError) as error:
         print(f"train_lgg: {error}", file=sys.stderr)
         return 1
     print((target / "report.md").read_text())

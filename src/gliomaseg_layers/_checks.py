@@ -1,7 +1,9 @@
 """Checks of arguments. Each error names the argument, what was expected and what came."""
 
 import math
+import operator
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -31,8 +33,13 @@ def check_not_negative(name: str, value: float) -> None:
 
 
 def check_int(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not _is_int(value):
         raise TypeError(f"`{name}` must be an int, got {value!r}")
+
+
+def check_bool(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}")
 
 
 def check_window(
@@ -41,13 +48,13 @@ def check_window(
     """Return one side per axis; without ``axes`` an int stands for one axis."""
     sides = tuple(window) if isinstance(window, Sequence) else (window,) * (axes or 1)
     for side in sides:
-        if not isinstance(side, int) or isinstance(side, bool):
+        if not _is_int(side):
             raise TypeError(f"`{name}` must be an int or one int per spatial axis, got {window!r}")
         if side < 1 or side % 2 == 0:
             raise ValueError(f"`{name}` must be odd and positive on every axis, got {window!r}")
     if axes is not None and len(sides) != axes:
         raise ValueError(f"`{name}` must be an int or {axes} ints, one per axis, got {window!r}")
-    return sides
+    return tuple(operator.index(side) for side in sides)
 
 
 def check_windows(
@@ -66,9 +73,13 @@ def check_windows(
     return small, large
 
 
-def check_image(name: str, tensor: Tensor, *, integers: bool = False) -> None:
+def check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
+
+
+def check_image(name: str, tensor: Tensor, *, integers: bool = False) -> None:
+    check_tensor(name, tensor)
     if not tensor.is_floating_point() and not (integers and is_integer(tensor)):
         expected = "a floating or integer" if integers else "a floating"
         raise TypeError(f"`{name}` must have {expected} dtype, got {tensor.dtype}")
@@ -80,8 +91,7 @@ def check_image(name: str, tensor: Tensor, *, integers: bool = False) -> None:
 
 def check_beside(name: str, tensor: Tensor, input: Tensor) -> None:
     """Check that ``tensor`` is one, and on the device of ``input``."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
+    check_tensor(name, tensor)
     if tensor.device != input.device:
         raise ValueError(
             f"`{name}` must be on the device of `input`, {input.device}, got {tensor.device}"
@@ -92,6 +102,10 @@ def is_integer(tensor: Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
+def _is_int(value: object) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
+
+
 def _check_number(name: str, value: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be a number, got {value!r}")

@@ -1,6 +1,12 @@
-"""The one place that knows what ``reduction`` means, and that a mean counts valid entries."""
+"""The one place that knows what a valid entry is, and what ``reduction`` makes of them."""
 
+import torch
 from torch import Tensor
+
+
+def keep(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Replace what is not ``valid`` by 0, whatever it is, and cut its gradient."""
+    return values if valid is None else values.where(valid, torch.zeros_like(values))
 
 
 def reduce(values: Tensor, valid: Tensor | None, reduction: str) -> Tensor:
@@ -9,9 +15,7 @@ def reduce(values: Tensor, valid: Tensor | None, reduction: str) -> Tensor:
     ``valid`` is a boolean map that broadcasts to ``values``, or None where all entries count.
     The mean of no valid entry is 0, with zero gradient.
     """
-    if valid is not None:
-        valid = valid.expand_as(values)
-        values = values.where(valid, 0.0)
+    values = keep(values, valid)
     if reduction == "none":
         return values
     total = values.sum()
@@ -19,4 +23,4 @@ def reduce(values: Tensor, valid: Tensor | None, reduction: str) -> Tensor:
         return total
     if valid is None:
         return total / max(values.numel(), 1)
-    return total / valid.sum().clamp(min=1)
+    return total / valid.expand_as(values).sum().clamp(min=1)

@@ -24,8 +24,8 @@ def test_weight_is_the_references(masks: torch.Tensor) -> None:
     np.testing.assert_allclose(weight.numpy(), references.outlier_weight(masks), rtol=1e-12)
 
 
-def test_suppress_costs_a_true_lesion_nothing(masks: torch.Tensor) -> None:
-    """A perfect prediction pays nothing, however small its lesions; ``penalty`` makes it pay."""
+def test_suppress_costs_a_certain_true_lesion_nothing(masks: torch.Tensor) -> None:
+    """A certain and right prediction pays nothing for small lesions; ``penalty`` makes it pay."""
     logits = 60.0 * masks - 30.0
     assert outlier_region_loss(logits, masks) < 1e-9
     flagged = (outlier_weight(masks.float()) > 0).any()

@@ -68,6 +68,27 @@ def test_bad_folders_end_with_one_line(broken: Path, tmp_path: Path, capsys) -> 
         assert list((tmp_path / "runs").iterdir()) == []
 
 
+def test_what_does_not_suit_is_said_before_training(broken: Path, tmp_path: Path, capsys) -> None:
+    rows = (broken / "data.csv").read_text().splitlines()
+    for size, table, expected in (
+        ("30", rows, "slices of 30 x 30 px do not suit the network"),
+        ("8", rows, "slices of 8 x 8 px do not suit the network"),
+        ("32", ["a,b", "1,2"], "unreadable table"),
+        ("32", [*rows, rows[-1]], "comes twice"),
+    ):
+        (broken / "data.csv").write_text("\n".join(table))
+        assert run(broken, tmp_path / "runs", "--size", size) == 1
+        output = capsys.readouterr()
+        assert expected in output.err
+        assert "training" not in output.out
+
+
+def test_an_accelerator_that_is_not_there(standin: Path, tmp_path: Path, capsys) -> None:
+    missing = "gpu" if torch.backends.mps.is_available() else "mps"
+    assert run(standin, tmp_path, "--accelerator", missing) == 1
+    assert "Accelerator" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_full_disk_leaves_nothing(standin: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "curves.png")
@@ -91,7 +112,8 @@ def test_output_that_cannot_be_written(standin: Path, tmp_path: Path, capsys) ->
         (["--outer", "7"], "`outer` must be at least `inner`"),
         (["--strength", "-1"], "`strength` must be finite and >= 0"),
         (["--epochs", "0"], "--epochs must be 1 or more"),
-        (["--size", "30"], "--size must be a multiple of 8"),
+        (["--seed", "-1"], "--seed and --workers must be 0 or more"),
+        (["--learning-rate", "0"], "--learning-rate must be above 0"),
         (["--held-out", "1"], "--held-out must lie between 0 and 1"),
         (["--formulation", "best"], "invalid choice: 'best'"),
     ],

@@ -105,6 +105,10 @@ for call in (loss, layer, compound):
         (call, (), {"formulation": "x"}, ValueError, "formulation", "'suppress'", "'x'"),
         (call, (), {"reduction": "avg"}, ValueError, "reduction", "'mean'", "'avg'"),
         (call, (), {"backend": "cuda"}, ValueError, "backend", "'auto'", "'cuda'"),
+        (call, (), {"from_logits": 1}, TypeError, "from_logits", "True or False", "1"),
+        (call, (), {"pos_weight": -1.0}, ValueError, "pos_weight", ">= 0", "-1.0"),
+        (call, (), {"pos_weight": [2.0]}, TypeError, "pos_weight", "tensor", "[2.0]"),
+        (call, (), {"ignore_index": "a"}, TypeError, "ignore_index", "int", "'a'"),
         (call, (), {"backend": "triton"}, RuntimeError, "backend", "eager", "'triton'"),
     ]
 for call in (dice, DiceLoss):
@@ -187,7 +191,7 @@ for call in LOSSES:
                 "(2, 3, 6, 8)",
                 str(tuple(y.shape)),
             )
-            for y in (Y, Y[:, 0])
+            for y in (CLASSES[:, :2], CLASSES[:1])
         ),
         (call, (), {"ignore_index": 1.5}, TypeError, "ignore_index", "int", "1.5"),
         (call, (X, Y.to(**META)), {}, ValueError, "target", "cpu", "meta"),

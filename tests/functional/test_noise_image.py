@@ -97,6 +97,15 @@ def test_papers_term_is_inert_until_predictions_are_nearly_binary() -> None:
     assert (density_map(0.97 * IMAGE + 0.03 * (1 - IMAGE)) > 0).any()
 
 
+def test_papers_term_acts_sooner_where_windows_are_clipped() -> None:
+    """At the border, and on maps smaller than the window, the gap holds fewer pixels."""
+    corner = torch.full((1, 1, 64, 64), 0.18)
+    corner[..., :3, :3] = 0.82
+    assert (density_map(corner)[..., :3, :3] > 0).all()
+    for side, active in ((4, True), (9, True), (10, False)):
+        assert bool((density_map(torch.full((1, 1, side, side), 0.3)) > 0).any()) == active
+
+
 def test_papers_term_rewards_noise() -> None:
     """The term falls as a noise pixel's logit rises: its gradient pushes noise up."""
     logits = ((2 * IMAGE - 1) * 6).requires_grad_()

@@ -1,5 +1,6 @@
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -160,3 +161,28 @@ def test_compiled_equals_eager(mode, channels, formulation, dynamic):
         torch.testing.assert_close(*results, **TOLERANCES[F64])
         frames = frames or counter.frame_count
         assert counter.frame_count == frames  # one program serves every size
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@every_formulation
+def test_one_program_serves_every_size_below_the_window(formulation):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(outlier_region_loss, fullgraph=True, dynamic=True, backend=counter)
+    frames = set()
+    for spatial in [(30, 40), (17, 12), (9, 14), (6, 5), (4, 3)]:
+        x, target = case(spatial, "binary", 1)
+        loss = compiled(x, target, formulation=formulation)
+        expected = outlier_region_loss(x, target, formulation=formulation)
+        torch.testing.assert_close(loss, expected, **TOLERANCES[F64])
+        frames.add(counter.frame_count)
+    assert len(frames) == 1
+
+
+def test_numpy_numbers_are_numbers():
+    x, target = case((19, 23), "binary", 1)
+    given = {"inner": np.int64(3), "outer": np.array([5, 7]).tolist(), "strength": np.float32(2)}
+    same = {"inner": 3, "outer": (5, 7), "strength": 2.0}
+    assert torch.equal(
+        outlier_region_loss(x, target, **given), outlier_region_loss(x, target, **same)
+    )

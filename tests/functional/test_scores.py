@@ -18,7 +18,7 @@ from cases import (
     outside_of,
     random,
 )
-from gliomaseg_layers.functional import outlier_region_loss
+from gliomaseg_layers.functional import dice_loss, outlier_region_loss
 from references import array
 from tolerances import TOLERANCES
 
@@ -123,3 +123,16 @@ def test_nothing_to_look_at(mode, channels, formulation, reduction):
         assert (loss == 0).all()
         assert x.grad.shape == x.shape
         assert (x.grad == 0).all()
+
+
+@pytest.mark.parametrize("channel", [False, True])
+def test_floating_class_indices_are_indices(channel):
+    """As MONAI loads them; beside ignored pixels, NaN too."""
+    x, target = case((9, 11), "multiclass", 3)
+    floating = target.unsqueeze(1).float() if channel else target.float()
+    mask = torch.ones(2, 9, 11, dtype=torch.bool)
+    mask[:, 4] = False
+    floating[..., 4, :] = torch.nan
+    for loss in (outlier_region_loss, dice_loss):
+        expected = loss(x, target, mode="multiclass", mask=mask)
+        assert torch.equal(loss(x, floating, mode="multiclass", mask=mask), expected)

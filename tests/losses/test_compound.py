@@ -265,3 +265,19 @@ def test_a_ramp_does_not_recompile_with_dynamic_shapes():
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 def test_compiled_by_inductor_equals_eager():
     compare_compiled("inductor", "multiclass", 3, "paper", False, [(2, (12, 17))] * 2)
+
+
+def test_a_mask_in_the_place_of_return_terms_is_refused():
+    x, target = case((9, 11), "binary", 1)
+    with pytest.raises(TypeError, match="`return_terms` must be True or False"):
+        CompoundLoss()(x, target, torch.ones(2, 9, 11, dtype=torch.bool))
+
+
+def test_settings_that_cannot_work_fail_at_construction():
+    with pytest.raises(ValueError, match=r"`pos_weight` .* use `class_weights`"):
+        CompoundLoss(mode="multiclass", pos_weight=2.0)
+
+
+def test_shows_its_weights_without_values_too():
+    assert "gamma=0.5" in repr(CompoundLoss(gamma=0.5))
+    assert "gamma=?" in repr(CompoundLoss(gamma=0.5).to("meta"))

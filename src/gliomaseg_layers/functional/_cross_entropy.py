@@ -19,11 +19,6 @@ def cross_entropy_map(
     ``target`` is what ``read_target`` returned; the weights are one number or one per channel.
     """
     if scores.multiclass:
-        if pos_weight is not None:
-            raise ValueError(
-                "`pos_weight` weighs the positives of binary and multilabel channels, "
-                "got it with mode='multiclass'; use `class_weights`"
-            )
         return _softmax_cross_entropy(scores.log_probs(), target, class_weights)
     loss = _binary_cross_entropy(scores, target, pos_weight)
     if class_weights is None:
@@ -58,10 +53,18 @@ def _softmax_cross_entropy(
     return -weighted.gather(1, target.unsqueeze(1)).squeeze(1)
 
 
+def check_weight(name: str, weight: float | Tensor | None) -> None:
+    if isinstance(weight, (list, tuple)):
+        raise TypeError(
+            f"`{name}` must be a number or a tensor of shape () or (C,), got {weight!r}"
+        )
+    if weight is not None and not isinstance(weight, Tensor):
+        check_not_negative(name, weight)
+
+
 def _per_channel(name: str, weight: float | Tensor, input: Tensor) -> Tensor:
     """Return the weight in a shape that broadcasts over channels, never over the width."""
     if not isinstance(weight, Tensor):
-        check_not_negative(name, weight)
         return input.new_full((1,) * (input.dim() - 1), weight)
     check_beside(name, weight, input)
     check_shape(name, weight, [torch.Size(()), torch.Size((input.shape[1],))])

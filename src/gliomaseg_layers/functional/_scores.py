@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gliomaseg_layers._checks import MODES, check_beside, check_choice, check_image, check_int
+from gliomaseg_layers._reduction import keep
 
 
 class Scores:
@@ -64,6 +65,7 @@ class Scores:
         """Take the pixels that are not ``valid`` out of the image, with whatever they hold."""
         self.valid = valid if self.valid is None else self.valid & valid
         self.values = keep(self.values, self.inside)
+        self._log_probs = self._probs = None
 
     def log_probs(self) -> Tensor:
         """Return log q_c of every class, for multiclass scores."""
@@ -96,12 +98,11 @@ class Scores:
         check_beside(name, mask, self.values)
         if mask.dtype != torch.bool:
             raise TypeError(f"`{name}` must have dtype torch.bool, got {mask.dtype}")
-        batch, _, *spatial = self.values.shape
-        shapes = [torch.Size((batch, *spatial)), torch.Size((batch, 1, *spatial))]
-        if not self.multiclass:
-            shapes.append(self.values.shape)
-        check_shape(name, mask, shapes)
-        if mask.dim() == len(shapes[0]):
+        full, flat, one_channel = _shapes(self)
+        check_shape(
+            name, mask, [flat, one_channel] if self.multiclass else [flat, one_channel, full]
+        )
+        if mask.dim() == len(flat):
             return mask if self.multiclass else mask.unsqueeze(1)
         return mask.squeeze(1) if self.multiclass else mask
 
@@ -116,8 +117,17 @@ def read_target(scores: Scores, target: Tensor, ignore_index: int | None) -> Ten
         check_int("ignore_index", ignore_index)
     if target.is_complex():
         raise TypeError(f"`target` must be bool, integer or floating, got {target.dtype}")
-    soft = scores.multiclass and target.is_floating_point()
-    check_shape("target", target, _target_shapes(scores, soft))
+    full, flat, one_channel = _shapes(scores)
+    soft = scores.multiclass and target.is_floating_point() and target.shape == full
+    if scores.multiclass and not soft:
+        if target.shape not in (flat, one_channel):
+            raise ValueError(
+                f"`target` must be class indices of shape {tuple(flat)} or {tuple(one_channel)}, "
+                f"or floating of shape {tuple(full)}, "
+                f"got shape {tuple(target.shape)} of {target.dtype}"
+            )
+    elif not soft:
+        check_shape("target", target, [flat, one_channel] if scores.mode == "binary" else [full])
     if soft and ignore_index is not None:
         raise ValueError(
             "`ignore_index` needs a target of class indices in multiclass mode, "
@@ -134,11 +144,6 @@ def read_target(scores: Scores, target: Tensor, ignore_index: int | None) -> Ten
         scores.exclude(target != ignore_index)
     target = keep(target, scores.inside if soft else scores.valid)
     return target.long() if scores.multiclass and not soft else target.to(scores.values.dtype)
-
-
-def keep(values: Tensor, valid: Tensor | None) -> Tensor:
-    """Replace what is not ``valid`` by 0, whatever it is, and cut its gradient."""
-    return values if valid is None else values.where(valid, torch.zeros_like(values))
 
 
 def check_shape(name: str, tensor: Tensor, shapes: list[torch.Size]) -> None:
@@ -180,12 +185,10 @@ class _Widen(torch.autograd.Function):
         return grad.clamp(-limit, limit).to(ctx.dtype), None
 
 
-def _target_shapes(scores: Scores, soft: bool) -> list[torch.Size]:
+def _shapes(scores: Scores) -> tuple[torch.Size, torch.Size, torch.Size]:
+    """Return ``(N, C, *spatial)``, ``(N, *spatial)`` and ``(N, 1, *spatial)``."""
     batch, _, *spatial = full = scores.values.shape
-    flat = [torch.Size((batch, *spatial)), torch.Size((batch, 1, *spatial))]
-    if scores.multiclass:
-        return [full] if soft else flat
-    return flat if scores.mode == "binary" else [full]
+    return full, torch.Size((batch, *spatial)), torch.Size((batch, 1, *spatial))
 
 
 def _can_hold(dtype: torch.dtype, value: int) -> bool:

@@ -22,7 +22,8 @@ def box_sum(input: Tensor, window: int | Sequence[int]) -> Tensor:
     :math:`\langle Bx, y \rangle = \langle x, By \rangle`, so its gradient, and the gradient of
     that, are box sums too. Its cost per pixel grows with the logarithm of the window: every axis
     is summed by adding runs whose length doubles, which also keeps the rounding error of the
-    fp32 result within :math:`10^{-6}` of the window's volume for values in [-1, 1].
+    fp32 result within :math:`10^{-6}` of the window's volume for values in [-1, 1]. Forward-mode
+    differentiation is not supported.
 
     Args:
         input: ``(N, C, *spatial)`` with two or three spatial axes, floating or integer. fp16 and
@@ -124,7 +125,9 @@ class _BoxSum(torch.autograd.Function):
 def _sum_line(input: Tensor, axis: int, side: int) -> Tensor:
     """Sum ``side`` neighbours along one axis from runs of 1, 2, 4, ... of them."""
     size = input.shape[axis]
-    radius = max(min(side // 2, size - 1), 0)  # farther neighbours lie outside the image
+    radius = side // 2
+    if not torch.compiler.is_compiling():  # which would compile every size below the window anew
+        radius = max(min(radius, size - 1), 0)  # farther neighbours lie outside the image
     side = 2 * radius + 1
     margins = [0, 0] * (input.dim() - 1 - axis) + [radius, radius]
     runs = F.pad(input, margins)  # runs[p] = sum of `length` entries from p on

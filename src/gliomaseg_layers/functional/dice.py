@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from gliomaseg_layers._checks import REDUCTIONS, check_choice, check_positive
-from gliomaseg_layers._reduction import reduce
-from gliomaseg_layers.functional._scores import Scores, keep, read_target
+from gliomaseg_layers._reduction import keep, reduce
+from gliomaseg_layers.functional._scores import Scores, read_target
 
-__all__ = ["dice_loss"]
+__all__ = ["dice_loss", "dice_of"]
 
 
 def dice_loss(
@@ -34,7 +34,7 @@ def dice_loss(
             ``(N, C, D, H, W)``. fp16 and bf16 are computed in fp32.
         target: binary and multilabel: the shape of ``input`` (binary also ``(N, *spatial)``),
             bool, integer or floating in [0, 1]; multiclass: class indices ``(N, *spatial)`` or
-            ``(N, 1, *spatial)``, or floating ``(N, C, *spatial)``.
+            ``(N, 1, *spatial)``, or one-hot or soft, floating, ``(N, C, *spatial)``.
         mode: "binary" (C = 1), "multilabel" (C >= 1, independent sigmoid channels) or
             "multiclass" (C >= 2, softmax; every class counts, the first too).
         smooth: s, in pixels, > 0.
@@ -54,6 +54,7 @@ def dice_loss(
     Raises:
         TypeError: an argument has the wrong type or dtype.
         ValueError: an argument is out of its range, or shapes or devices do not fit.
+        RuntimeError: a class index is out of range (is it `ignore_index`?).
 
     Source: [WAN23] eq. 3.
 

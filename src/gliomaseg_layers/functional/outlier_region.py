@@ -1,7 +1,7 @@
 """The outlier-region loss: cross-entropy with a term for regions too small to be believed."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,17 +11,19 @@ from gliomaseg_layers._checks import (
     FORMULATIONS,
     MODES,
     REDUCTIONS,
+    check_bool,
     check_choice,
+    check_int,
     check_not_negative,
     check_positive,
     check_windows,
 )
 from gliomaseg_layers._reduction import reduce
-from gliomaseg_layers.functional._cross_entropy import cross_entropy_map
+from gliomaseg_layers.functional._cross_entropy import check_weight, cross_entropy_map
 from gliomaseg_layers.functional._scores import Scores, clamped_log, read_target
 from gliomaseg_layers.functional.region_density import density_of, outlier_weight_of
 
-__all__ = ["outlier_region_loss"]
+__all__ = ["OutlierTerms", "check_outlier_settings", "outlier_region_loss", "outlier_terms"]
 
 DEFAULT_STRENGTH = {"suppress": 4.0, "penalty": 0.1}
 
@@ -55,15 +57,16 @@ def outlier_region_loss(
         \text{penalty:} \quad L &= CE - \mathrm{strength} \cdot w \log(1 - q_{c^*}) \\
         \text{paper:} \quad L &= CE - D
 
-    - "suppress" follows the label: an error inside an outlier region costs up to
-      ``1 + strength`` times as much, a true small region costs nothing more.
+    - "suppress" follows the label: the cross-entropy inside an outlier region counts up to
+      ``1 + strength`` times, which pushes a false island away and a true small region up.
     - "penalty" needs no label: it pushes every pixel of an outlier region towards the other
       classes, a true small region too.
-    - "paper" is eq. 12 of [WAN23] to the letter, for those who reproduce it. D is 0 on every
-      pixel until predictions are nearly binary (a background at 0.18 has 71 pixels in the gap,
-      more than the threshold of 33), so the term does nothing early in training. Where it acts it
-      rewards noise: the loss falls as an island's density rises, and descent on -D alone removes
-      none of the four noise regions of a test image after the paper's figure 9
+    - "paper" is eq. 12 of [WAN23] to the letter, for those who reproduce it. D is 0 until
+      predictions are nearly binary, wherever the windows lie within the image (a background at
+      0.18 has 71 pixels in the gap, more than the threshold of 33), so the term does next to
+      nothing early in training; at the border, and on maps of under 10 pixels, it acts sooner.
+      Where it acts it rewards noise: the loss falls as an island's density rises, and descent on
+      -D alone removes none of the four noise regions of a test image after the paper's figure 9
       (``examples/paper_formulation.py`` shows it).
 
     w is constant in the gradient, so "suppress" and "penalty" add pointwise gradients only. Their
@@ -77,7 +80,7 @@ def outlier_region_loss(
             ``(N, C, D, H, W)``. fp16 and bf16 are computed in fp32.
         target: binary and multilabel: the shape of ``input`` (binary also ``(N, *spatial)``),
             bool, integer or floating in [0, 1]; multiclass: class indices ``(N, *spatial)`` or
-            ``(N, 1, *spatial)``, or floating ``(N, C, *spatial)``.
+            ``(N, 1, *spatial)``, or one-hot or soft, floating, ``(N, C, *spatial)``.
         mode: "binary" (C = 1), "multilabel" (C >= 1, independent sigmoid channels) or
             "multiclass" (C >= 2, softmax).
         formulation: "suppress", "penalty" or "paper".
@@ -110,7 +113,7 @@ def outlier_region_loss(
     Raises:
         TypeError: an argument has the wrong type or dtype.
         ValueError: an argument is out of its range, or shapes or devices do not fit.
-        RuntimeError: ``backend="triton"``, or a class index out of range.
+        RuntimeError: ``backend="triton"``, or a class index out of range (is it `ignore_index`?).
 
     Source: [WAN23] eq. 12 ("paper"); "suppress" and "penalty" give its aim a gradient that does it.
 
@@ -124,25 +127,21 @@ def outlier_region_loss(
         >>> round(float((loss / plain)[0, 0, 21, 21]), 3)  # 1 + 4 (1 - 9 / 441)
         4.918
     """
-    check_outlier_settings(
-        mode, formulation, inner, outer, smooth, threshold, strength, reduction, backend
-    )
-    terms = outlier_terms(
-        input,
-        target,
-        mode=mode,
-        formulation=formulation,
-        inner=inner,
-        outer=outer,
-        smooth=smooth,
-        threshold=threshold,
-        strength=strength,
-        from_logits=from_logits,
-        pos_weight=pos_weight,
-        class_weights=class_weights,
-        ignore_index=ignore_index,
-        mask=mask,
-    )
+    settings: dict[str, Any] = {
+        "mode": mode,
+        "formulation": formulation,
+        "inner": inner,
+        "outer": outer,
+        "smooth": smooth,
+        "threshold": threshold,
+        "strength": strength,
+        "from_logits": from_logits,
+        "pos_weight": pos_weight,
+        "class_weights": class_weights,
+        "ignore_index": ignore_index,
+    }
+    check_outlier_settings(**settings, reduction=reduction, backend=backend)
+    terms = outlier_terms(input, target, mask=mask, **settings)
     return reduce(terms.cross_entropy + terms.extra, terms.scores.valid, reduction)
 
 
@@ -187,6 +186,7 @@ def outlier_terms(
 
 
 def check_outlier_settings(
+    *,
     mode: str,
     formulation: str,
     inner: int | Sequence[int],
@@ -194,10 +194,14 @@ def check_outlier_settings(
     smooth: float,
     threshold: float | None,
     strength: float | None,
+    from_logits: bool,
+    pos_weight: float | Tensor | None,
+    class_weights: float | Tensor | None,
+    ignore_index: int | None,
     reduction: str,
     backend: str,
 ) -> None:
-    """Check all that needs no tensor, so that a module fails where it is built."""
+    """Check all that needs no input, so that a module fails where it is built."""
     check_choice("mode", mode, MODES)
     check_choice("formulation", formulation, FORMULATIONS)
     check_choice("reduction", reduction, REDUCTIONS)
@@ -208,6 +212,16 @@ def check_outlier_settings(
         check_not_negative("threshold", threshold)
     if strength is not None:
         check_not_negative("strength", strength)
+    check_bool("from_logits", from_logits)
+    check_weight("pos_weight", pos_weight)
+    check_weight("class_weights", class_weights)
+    if mode == "multiclass" and pos_weight is not None:
+        raise ValueError(
+            "`pos_weight` weighs the positives of binary and multilabel channels, "
+            "got it with mode='multiclass'; use `class_weights`"
+        )
+    if ignore_index is not None:
+        check_int("ignore_index", ignore_index)
     if backend == "triton":
         raise RuntimeError(
             "`backend` 'triton' cannot run: this version has no Triton kernels; "

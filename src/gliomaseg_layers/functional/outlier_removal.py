@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gliomaseg_layers._checks import check_beside, is_integer
+from gliomaseg_layers._checks import check_tensor
 from gliomaseg_layers.functional.region_density import outlier_weight
 
 __all__ = ["remove_outlier_regions"]
@@ -35,8 +35,8 @@ def remove_outlier_regions(
     ``skimage.morphology.remove_small_objects`` has none of the first two.
 
     Args:
-        input: a mask, bool or integer, or probabilities, ``(N, C, *spatial)``; what is not 0 in a
-            mask is foreground. Multiclass mode takes probabilities.
+        input: a boolean mask, or probabilities, ``(N, C, *spatial)``; probabilities alone in
+            multiclass mode. (Of labels such as 0 and 255 write ``mask > 0``.)
         mode: "binary" (C = 1), "multilabel" (C independent channels) or "multiclass" (C >= 2).
         inner: side of the largest square (cube) that counts as noise, in pixels, odd; one int, or
             one per spatial axis.
@@ -65,12 +65,12 @@ def remove_outlier_regions(
         >>> int(mask.sum()), int(clean.sum())
         (908, 900)
     """
-    check_beside("input", input, input)
-    is_mask = input.dtype == torch.bool or is_integer(input)
+    check_tensor("input", input)
+    is_mask = input.dtype == torch.bool
     if is_mask and mode == "multiclass":
         raise TypeError(f"`input` must be probabilities in multiclass mode, got {input.dtype}")
     weight = outlier_weight(
-        (input != 0).float() if is_mask else input,
+        input.float() if is_mask else input,
         mode=mode,
         inner=inner,
         outer=outer,
@@ -79,7 +79,7 @@ def remove_outlier_regions(
     )
     flagged = weight > 0
     if is_mask:
-        return ((input != 0) ^ flagged).to(input.dtype)
+        return input ^ flagged
     if mode != "multiclass":
         return torch.where(flagged, 1 - input, input)
     # A hair more for each, so that the others share alike where the winner had it all.

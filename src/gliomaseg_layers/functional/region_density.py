@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from gliomaseg_layers._checks import check_not_negative, check_positive, check_windows
-from gliomaseg_layers.functional._scores import Scores, keep
+from gliomaseg_layers._reduction import keep
+from gliomaseg_layers.functional._scores import Scores
 from gliomaseg_layers.functional.box_filter import box_count, box_sum
 
-__all__ = ["density_map", "outlier_weight"]
+__all__ = ["density_map", "density_of", "outlier_weight", "outlier_weight_of"]
 
 
 def density_map(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from gliomaseg_layers._checks import check_choice, check_not_negative, check_positive
+from gliomaseg_layers._checks import check_bool, check_choice, check_not_negative, check_positive
 from gliomaseg_layers._reduction import reduce
 from gliomaseg_layers.functional.dice import dice_of
 from gliomaseg_layers.functional.outlier_region import outlier_terms
@@ -45,7 +45,7 @@ class CompoundLoss(nn.Module):
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range.
-        RuntimeError: ``backend="triton"``.
+        RuntimeError: ``backend="triton"``, or a class index out of range.
 
     Source: [WAN23] eq. 13.
 
@@ -117,6 +117,7 @@ class CompoundLoss(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; with ``return_terms`` also its terms, detached and unweighted."""
+        check_bool("return_terms", return_terms)  # a mask may have come in its place
         maps = outlier_terms(input, target, mask=mask, **self.outlier.term_arguments())
         reduction, valid = self.outlier.reduction, maps.scores.valid
         ce = reduce(maps.cross_entropy, valid, reduction)
@@ -134,8 +135,9 @@ class CompoundLoss(nn.Module):
         return loss, {"ce": ce.detach(), "dice": dice.detach(), "outlier": outlier.detach()}
 
     def extra_repr(self) -> str:
-        weights = (f"{name}={float(getattr(self, name)):g}" for name in ("alpha", "beta", "gamma"))
-        return f"{', '.join(weights)}, dice_smooth={self.dice_smooth}"
+        weights = {name: getattr(self, name) for name in ("alpha", "beta", "gamma")}
+        shown = (f"{name}={'?' if w.is_meta else f'{float(w):g}'}" for name, w in weights.items())
+        return f"{', '.join(shown)}, dice_smooth={self.dice_smooth}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CompoundLoss":
         """Move the weights with the module, but never round them to the dtype it is cast to."""

@@ -20,6 +20,7 @@ class DiceLoss(nn.Module):
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range.
+        RuntimeError: a class index is out of range.
 
     Source: [WAN23] eq. 3.
 

@@ -24,7 +24,7 @@ class OutlierRegionLoss(nn.Module):
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range.
-        RuntimeError: ``backend="triton"``.
+        RuntimeError: ``backend="triton"``, or a class index out of range.
 
     Source: [WAN23] eq. 12 for ``formulation="paper"``.
 
@@ -56,9 +56,6 @@ class OutlierRegionLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        check_outlier_settings(
-            mode, formulation, inner, outer, smooth, threshold, strength, reduction, backend
-        )
         self.mode = mode
         self.formulation = formulation
         self.inner = inner
@@ -74,6 +71,7 @@ class OutlierRegionLoss(nn.Module):
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.backend = backend
+        check_outlier_settings(**self.term_arguments(), reduction=reduction, backend=backend)
 
     def forward(self, input: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         return outlier_region_loss(

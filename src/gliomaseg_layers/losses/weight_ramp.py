@@ -26,7 +26,7 @@ class WeightRamp:
     Construction is step 0 and sets ``start``; call :meth:`step` after every optimiser step (or
     epoch: the unit is yours), as with a learning-rate scheduler. Beyond ``total_steps`` the weight
     stays at ``end``. It is written into the loss's buffer, so a compiled step is not compiled
-    again.
+    again. Save its :meth:`state_dict` beside the optimiser's: the loss itself keeps no state.
 
     Args:
         loss: the loss whose weight is raised.

@@ -10,7 +10,15 @@ from scipy import ndimage
 
 from gliomaseg_layers._checks import check_int, check_not_negative
 
-__all__ = ["RegionCount", "RegionSizes", "count_regions", "label_regions", "region_sizes"]
+__all__ = [
+    "RegionCount",
+    "RegionSizes",
+    "count_regions",
+    "label_holes",
+    "label_regions",
+    "pixel_size",
+    "region_sizes",
+]
 
 
 class RegionCount(NamedTuple):
@@ -35,6 +43,7 @@ def label_regions(mask: ArrayLike, connectivity: int = 2) -> tuple[NDArray[np.in
         The labels, 0 for background, and how many regions there are.
 
     Raises:
+        TypeError: ``connectivity`` is not an int.
         ValueError: ``mask`` has not two or three axes, or ``connectivity`` does not fit them.
 
     Example:
@@ -135,7 +144,12 @@ class RegionSizes(NamedTuple):
 
         Regions that fit the inner window count as noise, so the fewer true regions fit, the less
         the loss disturbs: [WAN23] 4.1.3 chose 7 because hardly any did. The least is 3.
+
+        Raises:
+            ValueError: ``part`` is not at least 0 and below 1.
         """
+        if not 0 <= part < 1:
+            raise ValueError(f"`part` must be at least 0 and below 1, got {part}")
         longest = self.boxes.max(1)
         inner = 3
         while longest.size and np.mean(longest <= inner + 2) <= part:
@@ -155,6 +169,7 @@ def region_sizes(masks: Iterable[ArrayLike], *, connectivity: int = 2) -> Region
         Areas and bounding boxes, in the order of the masks.
 
     Raises:
+        TypeError: ``connectivity`` is not an int.
         ValueError: a mask has not two or three axes, or another number than the first.
 
     Source: [WAN23] 4.1.3, which chose its windows by such a count.
