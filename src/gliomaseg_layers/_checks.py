@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ def is_integer(tensor: Tensor) -> bool:
 
 
 def _is_int(value: object) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _check_number(name: str, value: float) -> None:
