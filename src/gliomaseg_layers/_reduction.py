@@ -1,12 +1,11 @@
 """The one place that knows what a valid entry is, and what ``reduction`` makes of them."""
 
-import torch
 from torch import Tensor
 
 
 def keep(values: Tensor, valid: Tensor | None) -> Tensor:
     """Replace what is not ``valid`` by 0, whatever it is, and cut its gradient."""
-    return values if valid is None else values.where(valid, torch.zeros_like(values))
+    return values if valid is None else values.where(valid, values.new_zeros(()))
 
 
 def reduce(values: Tensor, valid: Tensor | None, reduction: str) -> Tensor:

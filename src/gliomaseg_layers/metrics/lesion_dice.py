@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from gliomaseg_layers._checks import check_int, check_not_negative
 from gliomaseg_layers.metrics._masks import mask_pairs
-from gliomaseg_layers.metrics.regions import label_regions, pixel_size
+from gliomaseg_layers.metrics.regions import label_regions, pixel_size, read_pair
 
 __all__ = ["LesionScore", "LesionWiseDice", "lesion_wise_dice"]
 
@@ -72,11 +72,7 @@ def lesion_wise_dice(
     check_int("dilation", dilation)
     check_not_negative("dilation", dilation)
     check_not_negative("min_size", min_size)
-    predicted, truth = np.asarray(prediction) != 0, np.asarray(target) != 0
-    if predicted.shape != truth.shape:
-        raise ValueError(
-            f"`target` must have the shape of `prediction`, {predicted.shape}, got {truth.shape}"
-        )
+    predicted, truth = read_pair(prediction, target)
     regions, count = label_regions(predicted, predicted.ndim)
     sizes = np.bincount(regions.ravel(), minlength=count + 1)
     lesions, number = label_regions(_dilate(truth, dilation), truth.ndim)

@@ -17,6 +17,7 @@ __all__ = [
     "label_holes",
     "label_regions",
     "pixel_size",
+    "read_pair",
     "region_sizes",
 ]
 
@@ -101,11 +102,7 @@ def count_regions(
         >>> count_regions(prediction, target)
         RegionCount(regions=2, spurious=1, noise=1, holes=0, missed=1)
     """
-    predicted, truth = _read_mask("prediction", prediction), _read_mask("target", target)
-    if predicted.shape != truth.shape:
-        raise ValueError(
-            f"`target` must have the shape of `prediction`, {predicted.shape}, got {truth.shape}"
-        )
+    predicted, truth = read_pair(prediction, target)
     check_not_negative("max_noise_size", max_noise_size)
     labels, regions = label_regions(predicted, connectivity)
     spurious = np.bincount(labels[truth], minlength=regions + 1)[1:] == 0
@@ -196,6 +193,18 @@ def region_sizes(masks: Iterable[ArrayLike], *, connectivity: int = 2) -> Region
         np.concatenate([none[:, 0], *(areas for areas, _ in holes)]),
         np.concatenate([none, *(boxes for _, boxes in holes)]),
     )
+
+
+def read_pair(
+    prediction: ArrayLike, target: ArrayLike
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Check a prediction and its target, and return both as masks."""
+    predicted, truth = _read_mask("prediction", prediction), _read_mask("target", target)
+    if predicted.shape != truth.shape:
+        raise ValueError(
+            f"`target` must have the shape of `prediction`, {predicted.shape}, got {truth.shape}"
+        )
+    return predicted, truth
 
 
 def pixel_size(spacing: Sequence[float] | None, axes: int) -> float:
