@@ -212,10 +212,13 @@ class SliceData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         return self._loader(self.held_out, shuffle=False)
 
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return self.val_dataloader()
+
     def _loader(self, data: SliceDataset, *, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
         return DataLoader(
             data,
-            self.batch_size,
+            batch_size=self.batch_size,
             shuffle=shuffle,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,

@@ -157,7 +157,7 @@ def train(options: argparse.Namespace, folder: Path, output: Path) -> None:
                 num_sanity_val_steps=0,
             )
             trainer.fit(module, datamodule=data)
-            batches = trainer.predict(module, data.val_dataloader())
+            batches = trainer.predict(module, datamodule=data)
             predictions[name] = torch.cat([probs for probs, _ in batches or []])
             masks = torch.cat([mask for _, mask in batches or []])
             rows += record.rows

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import cc3d
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
@@ -20,6 +21,8 @@ __all__ = [
     "read_pair",
     "region_sizes",
 ]
+
+NEIGHBOURS: dict[int, Any] = {2: (4, 8), 3: (6, 18, 26)}  # by number of axes, then by connectivity
 
 
 class RegionCount(NamedTuple):
@@ -54,8 +57,7 @@ def label_regions(mask: ArrayLike, connectivity: int = 2) -> tuple[NDArray[np.in
         2
     """
     mask = _read_mask("mask", mask)
-    labels, count = ndimage.label(mask, _structure(mask.ndim, connectivity))
-    return labels, count
+    return _label(mask, connectivity)
 
 
 def count_regions(
@@ -116,9 +118,14 @@ def count_regions(
 
 def label_holes(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32], int]:
     """Number the holes: background, connected the other way round, that the mask encloses."""
-    structure = _structure(mask.ndim, mask.ndim if connectivity == 1 else 1)
-    labels, count = ndimage.label(ndimage.binary_fill_holes(mask, structure) & ~mask, structure)
-    return labels, count
+    labels, count = _label(~mask, mask.ndim if connectivity == 1 else 1)
+    closed = np.ones(count + 1, bool)
+    closed[0] = False
+    for axis in range(mask.ndim):
+        layers = labels.swapaxes(0, axis)
+        closed[layers[:1]] = closed[layers[-1:]] = False  # open to the border of the image
+    numbers = np.cumsum(closed, dtype=np.int32) * closed
+    return numbers[labels], int(closed.sum())
 
 
 class RegionSizes(NamedTuple):
@@ -222,12 +229,13 @@ def _measure(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.i
     return np.bincount(labels.ravel())[1:], np.array(boxes, np.int64).reshape(-1, labels.ndim)
 
 
-def _structure(axes: int, connectivity: int) -> NDArray[np.bool_]:
+def _label(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32], int]:
     check_int("connectivity", connectivity)
-    if not 1 <= connectivity <= axes:
-        raise ValueError(f"`connectivity` must be 1 to {axes}, got {connectivity}")
-    structure: NDArray[np.bool_] = ndimage.generate_binary_structure(axes, connectivity)
-    return structure
+    if not 1 <= connectivity <= mask.ndim:
+        raise ValueError(f"`connectivity` must be 1 to {mask.ndim}, got {connectivity}")
+    neighbours = NEIGHBOURS[mask.ndim][connectivity - 1]
+    labels, count = cc3d.connected_components(mask, connectivity=neighbours, return_N=True)
+    return labels.astype(np.int32), count
 
 
 def _read_mask(name: str, mask: ArrayLike) -> NDArray[np.bool_]:

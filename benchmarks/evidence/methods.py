@@ -1,0 +1,180 @@
+"""What is compared: functions of logits and mask ``(N, 1, H, W)`` that return the loss.
+
+Every one is BCE + Dice with something added or replaced. Windows are those of [WAN23] (7 and 21
+pixels on slices of 256) at half the scale: outer 11, and regions of at most 12 pixels for 49.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from monai.losses.hausdorff_loss import HausdorffDTLoss
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from gliomaseg_layers import CompoundLoss
+from gliomaseg_layers.functional import dice_loss, outlier_weight
+
+Method = Callable[[Tensor, Tensor], Tensor]
+Flag = Callable[[Tensor], Tensor]  # logits, already shifted to a level, to weights of their shape
+
+NOISE = 12  # pixels
+INNER, OUTER = 3, 11
+LEVELS = (0.1, 0.3, 0.5)
+SMALL_WINDOW = 7
+
+
+def ours(**settings: object) -> Method:
+    """Return a CompoundLoss of the library with the scaled windows."""
+    arguments = {"inner": INNER, "outer": OUTER, "threshold": NOISE} | settings
+    return CompoundLoss(**arguments)  # type: ignore[arg-type]
+
+
+def flagged(
+    strength: float,
+    levels: Sequence[float] = (0.5,),
+    flag: Flag | None = None,
+    worst_neighbour: bool = False,
+) -> Method:
+    """Return BCE + Dice + strength x the mean cross-entropy of flagged pixels.
+
+    Args:
+        strength: weight of that mean.
+        levels: probabilities that split the classes; flags at several are averaged.
+        flag: what flags pixels; the library's weight if None.
+        worst_neighbour: take the cross-entropy of SCNP's logits in the mean.
+    """
+    flag = flag or dense_flag
+
+    def loss(logits: Tensor, mask: Tensor) -> Tensor:
+        assert flag is not None
+        shifts = (math.log(level / (1 - level)) for level in levels)
+        weight = torch.stack([flag(logits.detach() - shift) for shift in shifts]).mean(0)
+        scores = scnp(logits, mask) if worst_neighbour else logits
+        cost = F.binary_cross_entropy_with_logits(scores, mask, reduction="none")
+        extra = (weight * cost).sum() / weight.sum().clamp(min=1.0)
+        return bce_dice(logits, mask) + strength * extra
+
+    return loss
+
+
+def dense_flag(logits: Tensor, outer: int = OUTER) -> Tensor:
+    """Return the library's outlier weight."""
+    return outlier_weight(logits, from_logits=True, inner=INNER, outer=outer, threshold=NOISE)
+
+
+def two_window_flag(logits: Tensor) -> Tensor:
+    """Flag also what is small within a smaller window, nearer to large regions."""
+    return torch.maximum(dense_flag(logits), dense_flag(logits, SMALL_WINDOW))
+
+
+def component_flag(logits: Tensor) -> Tensor:
+    """Flag the pixels of connected components of at most NOISE pixels, islands and holes."""
+    white = (logits[:, 0] > 0).numpy(force=True)
+    flags = np.zeros(white.shape, np.float32)
+    for mask, connectivity in ((white, 2), (~white, 1)):
+        structure = np.zeros((3, 3, 3), bool)
+        structure[1] = ndimage.generate_binary_structure(2, connectivity)
+        labels, _ = ndimage.label(mask, structure)
+        sizes = np.bincount(labels.ravel())
+        flags += mask & (sizes <= NOISE)[labels]
+    return torch.from_numpy(flags).unsqueeze(1).to(logits)
+
+
+def scnp(logits: Tensor, mask: Tensor) -> Tensor:
+    """Replace every logit by the worst one of its class in a 3 x 3 window (arXiv 2603.18671)."""
+    lowest = -F.max_pool2d(torch.where(mask > 0.5, -logits, -torch.inf), 3, 1, 1)
+    highest = F.max_pool2d(torch.where(mask > 0.5, -torch.inf, logits), 3, 1, 1)
+    return torch.where(mask > 0.5, lowest, highest)
+
+
+def scnp_loss(logits: Tensor, mask: Tensor, *, with_plain: bool = False) -> Tensor:
+    loss = bce_dice(scnp(logits, mask), mask)
+    return loss + bce_dice(logits, mask) if with_plain else loss
+
+
+def tversky(false_positives: float, gamma: float = 1.0) -> Method:
+    """Return BCE + (focal) Tversky; focal as Abraham and Khan (2019), power 3/4."""
+    tversky = smp.losses.TverskyLoss(
+        "binary", alpha=false_positives, beta=1 - false_positives, gamma=gamma
+    )
+    return lambda logits, mask: (
+        F.binary_cross_entropy_with_logits(logits, mask) + tversky(logits, mask)
+    )
+
+
+def hausdorff(logits: Tensor, mask: Tensor) -> Tensor:
+    """Add MONAI's distance-transform loss at the weight that makes both halves equal (Karimi)."""
+    base = bce_dice(logits, mask)
+    distance: Tensor = HausdorffDTLoss(sigmoid=True, include_background=True)(logits, mask)
+    return base + distance * (base / distance.clamp(min=1e-6)).detach()
+
+
+def boundary(logits: Tensor, mask: Tensor, *, weight: float = 0.01) -> Tensor:
+    """Add the mean of probability x signed distance to the boundary (Kervadec et al., 2019)."""
+    distances = np.zeros(mask.shape, np.float32)
+    for index, truth in enumerate(mask[:, 0].numpy(force=True) > 0.5):
+        if truth.any():
+            inside = ndimage.distance_transform_edt(truth)
+            distances[index, 0] = ndimage.distance_transform_edt(~truth) - inside
+    signed = torch.from_numpy(distances).to(logits)
+    return bce_dice(logits, mask) + weight * (logits.sigmoid() * signed).mean()
+
+
+def blob(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return 2 x the loss + the mean over true regions, others masked out (Kofler et al., 2023)."""
+    images = []
+    for image, truth in zip(logits, mask, strict=True):
+        labels, count = ndimage.label(truth[0].numpy(force=True) > 0.5, np.ones((3, 3)))
+        regions = torch.from_numpy(labels).to(logits.device)
+        losses = []
+        for number in range(1, count + 1):
+            one = (regions == number)[None, None]
+            use = one | (regions == 0)
+            cost = F.binary_cross_entropy_with_logits(image[None], one.float(), reduction="none")
+            ce = (cost * use).sum() / use.sum()
+            losses.append(ce + dice_loss(image[None], one, mask=use))
+        if losses:
+            images.append(torch.stack(losses).mean())
+    extra = torch.stack(images).sum() / len(logits) if images else 0.0
+    return 2 * bce_dice(logits, mask) + extra
+
+
+def top_k(logits: Tensor, mask: Tensor, *, part: float = 0.1) -> Tensor:
+    """Return Dice + the mean of the tenth of the pixels with the highest BCE (as nnU-Net's)."""
+    cost = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten()
+    hardest = cost.topk(int(part * cost.numel()), sorted=False).values
+    return hardest.mean() + dice_loss(logits, mask)
+
+
+bce_dice = ours(gamma=0.0)
+BASELINE = "BCE + Dice"
+CONTROL = "BCE twice + Dice"
+
+METHODS: dict[str, Method] = {
+    BASELINE: bce_dice,
+    CONTROL: ours(alpha=2.0, gamma=0.0),
+    # The paper's threshold scales as an area does: 33 / 4.
+    "paper": ours(formulation="paper", threshold=8),
+    **{f"suppress {s:g}": ours(strength=s) for s in (1.0, 4.0, 16.0)},
+    **{f"penalty {s:g}": ours(formulation="penalty", strength=s) for s in (0.03, 0.1, 0.3)},
+    "mean over flagged 0.5": flagged(0.5),
+    **{f"levels, mean over flagged {s:g}": flagged(s, LEVELS) for s in (0.1, 0.25, 0.5, 1.0)},
+    "two windows, levels, mean over flagged 0.5": flagged(0.5, LEVELS, two_window_flag),
+    "components, mean over flagged 0.5": flagged(0.5, flag=component_flag),
+    "components, levels, mean over flagged 0.5": flagged(0.5, LEVELS, component_flag),
+    "levels, worst neighbour, mean over flagged 0.5": flagged(0.5, LEVELS, worst_neighbour=True),
+    "Tversky .3/.7": tversky(0.3),
+    "Tversky .7/.3": tversky(0.7),
+    "focal Tversky": tversky(0.3, 0.75),
+    "Hausdorff": hausdorff,
+    "boundary": boundary,
+    "blob loss": blob,
+    "top 10 %": top_k,
+    "SCNP": scnp_loss,
+    "SCNP + plain": partial(scnp_loss, with_plain=True),
+}

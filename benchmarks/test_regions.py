@@ -1,0 +1,60 @@
+"""Connected components by three libraries, and small islands removed by three means."""
+
+from collections.abc import Callable
+from typing import Any
+
+import cc3d
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from skimage.measure import label
+from skimage.morphology import remove_small_objects
+
+from gliomaseg_layers.functional import remove_outlier_regions
+
+LABELLING: dict[str, Callable[[Any], Any]] = {
+    "connected-components-3d": lambda mask: cc3d.connected_components(
+        mask, connectivity={2: 8, 3: 26}[mask.ndim]
+    ),
+    "scipy.ndimage": lambda mask: ndimage.label(mask, np.ones([3] * mask.ndim))[0],
+    "scikit-image": lambda mask: label(mask, connectivity=mask.ndim),
+}
+REMOVAL: dict[str, Callable[[Any], Any]] = {
+    "remove_outlier_regions": lambda masks: (
+        remove_outlier_regions(torch.from_numpy(masks).unsqueeze(1)).squeeze(1).numpy()
+    ),
+    "skimage remove_small_objects": lambda masks: np.stack(
+        [remove_small_objects(mask, max_size=49, connectivity=2) for mask in masks]
+    ),
+    "cc3d.dust": lambda masks: np.stack(
+        [cc3d.dust(mask, threshold=50, connectivity=8) for mask in masks]
+    ),
+}
+
+
+def blobs(*shape: int, spread: float = 4.0) -> Any:
+    noise = np.random.default_rng(0).standard_normal(shape)
+    noise = ndimage.gaussian_filter(noise, spread)
+    return noise > np.quantile(noise, 0.9)
+
+
+@pytest.mark.parametrize(
+    "shape", [(256, 256), (155, 240, 240)], ids=lambda s: "x".join(map(str, s))
+)
+@pytest.mark.parametrize("library", LABELLING)
+def test_label(benchmark, library: str, shape: tuple[int, ...]) -> None:
+    mask = blobs(*shape)
+    counts = {name: find(mask).max() for name, find in LABELLING.items()}
+    assert len(set(counts.values())) == 1, counts
+    benchmark.group = f"connected components, {'x'.join(map(str, shape))}"
+    benchmark(LABELLING[library], mask)
+
+
+@pytest.mark.parametrize("method", REMOVAL)
+def test_remove_small_islands(benchmark, method: str) -> None:
+    masks = np.stack([blobs(256, 256, spread=2.0)] * 16)
+    by_components = [REMOVAL[name](masks) for name in list(REMOVAL)[1:]]
+    assert np.array_equal(*by_components)
+    benchmark.group = "small islands removed, 16x256x256"
+    benchmark(REMOVAL[method], masks)
