@@ -10,7 +10,7 @@ CORE_READY := .venv-core/.ready
 TORCH_CORE := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core check format docs bench clean
+.PHONY: help demo test test-core check format docs bench evidence clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ test: $(READY) ## run the whole test suite (DATA=path to kaggle_3m: on real slic
 	$(if $(DATA),LGG_DATA="$$(realpath "$(DATA)")") $(BIN)/python -m pytest --markdown-docs README.md src tests
 
 test-core: $(CORE_READY) ## run the core's tests with torch, numpy and the extra `test` alone
-	.venv-core/bin/python -m pytest --ignore=src/gliomaseg_layers/metrics --ignore=tests/metrics --ignore=tests/examples
+	.venv-core/bin/python -m pytest --ignore=src/gliomaseg_layers/metrics --ignore=tests/metrics --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/peers
 
 check: $(READY) ## format, lint, types, layer walk
 	$(BIN)/ruff format --check .
@@ -39,6 +39,10 @@ docs: ## (the site comes in a later version)
 
 bench: $(READY) ## run the benchmarks and save benchmarks/results/local.json
 	$(BIN)/python -m pytest benchmarks --benchmark-enable $(BENCH)
+
+evidence: $(READY) ## compare the loss with its rivals on slices (DATA=path to kaggle_3m; hours); resumes where it stopped
+	PYTHONPATH=examples $(BIN)/python benchmarks/evidence/run.py --data "$(DATA)"
+	PYTHONPATH=examples $(BIN)/python benchmarks/evidence/page.py
 
 clean: ## remove environments, caches and runs
 	rm -rf .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks runs dist

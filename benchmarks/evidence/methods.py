@@ -12,6 +12,7 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from monai.losses.hausdorff_loss import HausdorffDTLoss
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,7 +21,7 @@ from gliomaseg_layers import CompoundLoss
 from gliomaseg_layers.functional import dice_loss, outlier_weight
 
 Method = Callable[[Tensor, Tensor], Tensor]
-Flag = Callable[[Tensor], Tensor]  # logits, already shifted to a level, to weights of their shape
+Flag = Callable[[Tensor, Tensor], Tensor]  # logits, shifted to a level, and mask: to weights
 
 NOISE = 12  # pixels
 INNER, OUTER = 3, 11
@@ -53,7 +54,7 @@ def flagged(
     def loss(logits: Tensor, mask: Tensor) -> Tensor:
         assert flag is not None
         shifts = (math.log(level / (1 - level)) for level in levels)
-        weight = torch.stack([flag(logits.detach() - shift) for shift in shifts]).mean(0)
+        weight = torch.stack([flag(logits.detach() - shift, mask) for shift in shifts]).mean(0)
         scores = scnp(logits, mask) if worst_neighbour else logits
         cost = F.binary_cross_entropy_with_logits(scores, mask, reduction="none")
         extra = (weight * cost).sum() / weight.sum().clamp(min=1.0)
@@ -62,27 +63,46 @@ def flagged(
     return loss
 
 
-def dense_flag(logits: Tensor, outer: int = OUTER) -> Tensor:
+def dense_flag(logits: Tensor, mask: Tensor, *, outer: int = OUTER, size: int = NOISE) -> Tensor:
     """Return the library's outlier weight."""
-    return outlier_weight(logits, from_logits=True, inner=INNER, outer=outer, threshold=NOISE)
+    return outlier_weight(logits, from_logits=True, inner=INNER, outer=outer, threshold=size)
 
 
-def two_window_flag(logits: Tensor) -> Tensor:
+def two_window_flag(logits: Tensor, mask: Tensor) -> Tensor:
     """Flag also what is small within a smaller window, nearer to large regions."""
-    return torch.maximum(dense_flag(logits), dense_flag(logits, SMALL_WINDOW))
+    near = dense_flag(logits, mask, outer=SMALL_WINDOW)
+    return torch.maximum(dense_flag(logits, mask), near)
 
 
-def component_flag(logits: Tensor) -> Tensor:
+def component_flag(logits: Tensor, mask: Tensor) -> Tensor:
     """Flag the pixels of connected components of at most NOISE pixels, islands and holes."""
     white = (logits[:, 0] > 0).numpy(force=True)
     flags = np.zeros(white.shape, np.float32)
-    for mask, connectivity in ((white, 2), (~white, 1)):
-        structure = np.zeros((3, 3, 3), bool)
-        structure[1] = ndimage.generate_binary_structure(2, connectivity)
-        labels, _ = ndimage.label(mask, structure)
+    for region, connectivity in ((white, 2), (~white, 1)):
+        labels = label_batch(region, connectivity)
         sizes = np.bincount(labels.ravel())
-        flags += mask & (sizes <= NOISE)[labels]
+        flags += region & (sizes <= NOISE)[labels]
     return torch.from_numpy(flags).unsqueeze(1).to(logits)
+
+
+def false_component_flag(logits: Tensor, mask: Tensor) -> Tensor:
+    """Flag predicted components of any size without a true pixel, and true ones not predicted."""
+    white, truth = ((image[:, 0] > 0).numpy(force=True) for image in (logits, mask))
+    flags = np.zeros(white.shape, np.float32)
+    for region, other in ((white, truth), (truth, white)):
+        labels = label_batch(region, 2)
+        met = np.zeros(labels.max() + 1, bool)
+        met[labels[other]] = met[0] = True
+        flags += ~met[labels]
+    return torch.from_numpy(flags).unsqueeze(1).to(logits)
+
+
+def label_batch(masks: NDArray[np.bool_], connectivity: int) -> NDArray[np.int32]:
+    """Number the regions of a batch of masks ``(N, H, W)`` from 1 on."""
+    structure = np.zeros((3, 3, 3), bool)
+    structure[1] = ndimage.generate_binary_structure(2, connectivity)
+    labels: NDArray[np.int32] = ndimage.label(masks, structure)[0]
+    return labels
 
 
 def scnp(logits: Tensor, mask: Tensor) -> Tensor:
@@ -163,8 +183,12 @@ METHODS: dict[str, Method] = {
     **{f"suppress {s:g}": ours(strength=s) for s in (1.0, 4.0, 16.0)},
     **{f"penalty {s:g}": ours(formulation="penalty", strength=s) for s in (0.03, 0.1, 0.3)},
     "mean over flagged 0.5": flagged(0.5),
-    **{f"levels, mean over flagged {s:g}": flagged(s, LEVELS) for s in (0.1, 0.25, 0.5, 1.0)},
+    **{f"levels, mean over flagged {s:g}": flagged(s, LEVELS) for s in (0.1, 0.5, 1.0)},
     "two windows, levels, mean over flagged 0.5": flagged(0.5, LEVELS, two_window_flag),
+    "wide windows, levels, mean over flagged 0.5": flagged(
+        0.5, LEVELS, partial(dense_flag, outer=21, size=49)
+    ),
+    "false components, levels, mean over flagged 0.5": flagged(0.5, LEVELS, false_component_flag),
     "components, mean over flagged 0.5": flagged(0.5, flag=component_flag),
     "components, levels, mean over flagged 0.5": flagged(0.5, LEVELS, component_flag),
     "levels, worst neighbour, mean over flagged 0.5": flagged(0.5, LEVELS, worst_neighbour=True),

@@ -32,6 +32,12 @@ def check_not_negative(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must be finite and >= 0, got {value}")
 
 
+def check_fraction(name: str, value: float) -> None:
+    _check_number(name, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be at least 0 and below 1, got {value}")
+
+
 def check_int(name: str, value: int) -> None:
     if not _is_int(value):
         raise TypeError(f"`{name}` must be an int, got {value!r}")

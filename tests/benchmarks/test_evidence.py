@@ -17,7 +17,6 @@ import scoring
 from gliomaseg_layers.functional import dice_loss
 from lgg_standin import write_standin
 
-
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in run.EXPECTED_WARNINGS]
 
 
@@ -61,7 +60,17 @@ def test_component_flag_marks_small_islands_and_holes() -> None:
     white[0, 0, 12, 12] = white[0, 0, 13, 13] = False  # two holes: the background joins by edges
     expected = torch.zeros(2, 1, 30, 30)
     expected[0, 0, 2:5, 2:6] = expected[0, 0, 12, 12] = expected[0, 0, 13, 13] = 1
-    assert torch.equal(methods.component_flag(white.float() - 0.5), expected)
+    assert torch.equal(methods.component_flag(white.float() - 0.5, white), expected)
+
+
+def test_false_component_flag_marks_what_the_other_does_not_touch() -> None:
+    white, truth = torch.zeros(2, 2, 1, 30, 30)
+    truth[0, 0, 5:10, 5:10] = 1
+    white[0, 0, 9:20, 9:20] = 1  # touches
+    expected = torch.zeros_like(white)
+    for image, where in ((white, np.s_[0, 0, 2, 2:20]), (truth, np.s_[1, 0, 5:10, 5:10])):
+        image[where] = expected[where] = 1
+    assert torch.equal(methods.false_component_flag(white - 0.5, truth), expected)
 
 
 def test_flagged_adds_the_mean_over_what_is_flagged() -> None:

@@ -1,0 +1,49 @@
+"""Time every loss, forward and backward, beside the network's own step; write results/time.json."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from cpuinfo import get_cpu_info
+
+from methods import METHODS
+from run import BATCH, RESULTS, SIDE, network
+
+ROUNDS = 15
+NETWORK = "network"
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    model = network()
+    images = torch.randn(BATCH, 3, SIDE, SIDE)
+    masks = torch.zeros(BATCH, 1, SIDE, SIDE)
+    masks[::2, :, 40:70, 50:80] = 1
+    logits = (8 * masks - 6 + 2 * torch.randn_like(masks)).requires_grad_()
+
+    def timed(call: Callable[[], torch.Tensor]) -> float:
+        start = time.perf_counter()
+        call().backward()  # type: ignore[no-untyped-call]
+        return 1e3 * (time.perf_counter() - start)
+
+    calls: dict[str, Callable[[], torch.Tensor]] = {NETWORK: lambda: model(images).mean()}
+    calls |= {name: partial(loss, logits, masks) for name, loss in METHODS.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):  # interleaved: what slows the machine slows all of them
+        for name, call in calls.items():
+            times[name].append(timed(call))
+    results = {
+        "device": get_cpu_info().get("brand_raw", platform.machine()),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "ms": {name: round(statistics.median(values[2:]), 2) for name, values in times.items()},
+    }
+    (RESULTS / "time.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What differs between 2-D and 3-D layers, in one place."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gliomaseg_layers._checks import check_int, check_tensor
+
+NORMS = ("batch", "group", "instance")
+CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def check_spatial_dims(spatial_dims: int) -> None:
+    check_int("spatial_dims", spatial_dims)
+    if spatial_dims not in CONVOLUTION:
+        raise ValueError(f"`spatial_dims` must be 2 or 3, got {spatial_dims}")
+
+
+def check_count(name: str, value: int) -> None:
+    check_int(name, value)
+    if value < 1:
+        raise ValueError(f"`{name}` must be 1 or more, got {value}")
+
+
+def check_odd(name: str, value: int) -> None:
+    check_count(name, value)
+    if value % 2 == 0:
+        raise ValueError(f"`{name}` must be odd, got {value}")
+
+
+def check_features(name: str, tensor: Tensor, channels: int | None, spatial_dims: int) -> None:
+    """Check a feature map ``(N, channels, *spatial)``, with any channels if None."""
+    check_tensor(name, tensor)
+    if not tensor.is_floating_point():
+        raise TypeError(f"`{name}` must have a floating dtype, got {tensor.dtype}")
+    if tensor.dim() != spatial_dims + 2 or channels not in (None, tensor.shape[1]):
+        axes = "H, W" if spatial_dims == 2 else "D, H, W"
+        raise ValueError(
+            f"`{name}` must be (N, {channels or 'C'}, {axes}), got shape {tuple(tensor.shape)}"
+        )
+
+
+def make_norm(norm: str, channels: int, spatial_dims: int, *, pooled: bool = False) -> nn.Module:
+    """Return a norm that trains on any input, also on the pooled map of a single image."""
+    if norm == "batch":
+        return BatchNorm2d(channels) if spatial_dims == 2 else BatchNorm3d(channels)
+    # Two channels a group at least: the norm of a single value is nothing. A pooled map has a value
+    # per channel, so its instance is all of them. (torch's instance norm keeps no channels_last.)
+    largest = {"group": min(32, max(channels // 2, 1)), "instance": 1 if pooled else channels}[norm]
+    return nn.GroupNorm(max(n for n in range(1, largest + 1) if channels % n == 0), channels)
+
+
+class _AnySize(nn.modules.batchnorm._BatchNorm):
+    """Use the running statistics where a batch has one value per channel, and so no variance."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or input.numel() > input.shape[1]:
+            return super().forward(input)
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+
+class BatchNorm2d(_AnySize, nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` that trains on a single value per channel."""
+
+
+class BatchNorm3d(_AnySize, nn.BatchNorm3d):
+    """``nn.BatchNorm3d`` that trains on a single value per channel."""
+
+
+def resize(input: Tensor, size: Sequence[int]) -> Tensor:
+    """Interpolate (bi-, tri-) linearly to a grid; the identity on the same one."""
+    if tuple(input.shape[2:]) == tuple(size):
+        return input
+    mode = "bilinear" if input.dim() == 4 else "trilinear"
+    return F.interpolate(input, tuple(size), mode=mode, align_corners=False)
+
+
+def lay_out_as(values: Tensor, reference: Tensor) -> Tensor:
+    """Give ``values`` the memory format of ``reference``, or a concatenation would lose it."""
+    last = torch.channels_last if reference.dim() == 4 else torch.channels_last_3d
+    same = reference.is_contiguous(memory_format=last)
+    return values.contiguous(memory_format=last if same else torch.contiguous_format)
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw every convolution's weights as He et al. for ReLU, fan in; biases 0."""
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.Conv3d, nn.Linear)):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

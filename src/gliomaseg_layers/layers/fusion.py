@@ -1,0 +1,103 @@
+"""Multi-scale fusion of shallow and deep features by channel and spatial attention."""
+
+import torch
+from torch import Tensor, nn
+
+from gliomaseg_layers.layers._dimensions import (
+    CONVOLUTION,
+    check_count,
+    check_features,
+    check_spatial_dims,
+    initialise,
+    resize,
+)
+from gliomaseg_layers.layers.attention import ChannelAttention, SpatialAttention
+
+__all__ = ["MultiScaleFusion"]
+
+
+class MultiScaleFusion(nn.Module):
+    r"""Merge shallow features x and deep features y, and let attention choose between them.
+
+    .. math::
+        m &= p_1 x + p_2 y + p_3 \\
+        g &= \sigma(\mathrm{ca}(m) + \mathrm{sa}(m)) \\
+        \mathrm{out} &= m + g x + (1 - g) y
+
+    with the logits of :class:`ChannelAttention` and :class:`SpatialAttention`, and learned numbers
+    :math:`p_1, p_2, p_3` (``shallow_weight``, ``deep_weight``, ``bias``; 0.5, 0.5 and 0 at first).
+    It stands where a U-Net concatenates.
+
+    Cost of ``MultiScaleFusion(64)`` on 32 x 32: 682 parameters, 100,864 multiply-adds,
+    receptive field the image.
+
+    Args:
+        channels: channels of x and of the output.
+        deep_channels: channels of y, if others: a 1 x 1 convolution projects them first.
+        reduction: of the channel attention.
+        kernel_size: of the spatial attention, odd.
+        spatial_dims: 2 or 3.
+
+    Shape:
+        x ``(N, channels, *spatial)``; y ``(N, deep_channels, *spatial)``, or coarser: it is resized
+        (bi- or trilinearly) to x. The output has the shape of x. Initialised as He et al. for ReLU.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of its range, or shapes do not fit.
+
+    Source: [ZHANG-MSF] eq. 1-2.
+
+    Example:
+        >>> import torch
+        >>> fuse = MultiScaleFusion(32, 64)
+        >>> fuse(torch.rand(1, 32, 40, 40), torch.rand(1, 64, 20, 20)).shape
+        torch.Size([1, 32, 40, 40])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        deep_channels: int | None = None,
+        *,
+        reduction: int = 16,
+        kernel_size: int = 7,
+        spatial_dims: int = 2,
+    ) -> None:
+        super().__init__()
+        check_count("channels", channels)
+        deep_channels = channels if deep_channels is None else deep_channels
+        check_count("deep_channels", deep_channels)
+        check_spatial_dims(spatial_dims)
+        self.channels = channels
+        self.deep_channels = deep_channels
+        self.spatial_dims = spatial_dims
+        self.projection = (
+            nn.Identity()
+            if deep_channels == channels
+            else CONVOLUTION[spatial_dims](deep_channels, channels, 1)
+        )
+        self.channel_attention = ChannelAttention(channels, reduction, spatial_dims=spatial_dims)
+        self.spatial_attention = SpatialAttention(kernel_size, spatial_dims=spatial_dims)
+        self.shallow_weight = nn.Parameter(torch.tensor(0.5))
+        self.deep_weight = nn.Parameter(torch.tensor(0.5))
+        self.bias = nn.Parameter(torch.tensor(0.0))
+        initialise(self.projection)
+
+    def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
+        """Fuse ``shallow`` (low semantics, fine) and ``deep`` (high semantics, coarser)."""
+        check_features("shallow", shallow, self.channels, self.spatial_dims)
+        check_features("deep", deep, self.deep_channels, self.spatial_dims)
+        if deep.shape[0] != shallow.shape[0]:
+            raise ValueError(
+                f"`deep` must have the batch size of `shallow`, {shallow.shape[0]}, "
+                f"got {deep.shape[0]}"
+            )
+        # The 1 x 1 projection and the interpolation commute: the smaller grid is the cheaper one.
+        deep = resize(self.projection(deep), shallow.shape[2:])
+        merged = self.shallow_weight * shallow + self.deep_weight * deep + self.bias
+        logits = self.channel_attention.logits(merged) + self.spatial_attention.logits(merged)
+        return merged + deep + logits.sigmoid() * (shallow - deep)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, deep_channels={self.deep_channels}"

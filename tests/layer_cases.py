@@ -1,0 +1,59 @@
+"""One small instance of every layer on feature maps, and inputs for it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gliomaseg_layers import (
+    ASPP,
+    ChannelAttention,
+    DepthwiseSeparableConv,
+    MultiScaleConv,
+    MultiScaleFusion,
+    SpatialAttention,
+    SpatialPyramidPooling,
+)
+
+CHANNELS = 6
+LAYERS: dict[str, Callable[[int], nn.Module]] = {
+    "ChannelAttention": lambda d: ChannelAttention(CHANNELS, 2, ("avg", "max"), spatial_dims=d),
+    "SpatialAttention": lambda d: SpatialAttention(5, spatial_dims=d),
+    "MultiScaleFusion": lambda d: MultiScaleFusion(CHANNELS, kernel_size=3, spatial_dims=d),
+    "MultiScaleFusion, coarser": lambda d: MultiScaleFusion(CHANNELS, 4, spatial_dims=d),
+    "ASPP": lambda d: ASPP(CHANNELS, 8, (2, 5), spatial_dims=d),
+    "ASPP, separable, group": lambda d: ASPP(
+        CHANNELS, 8, (2, 5), separable=True, norm="group", spatial_dims=d
+    ),
+    "ASPP, instance": lambda d: ASPP(CHANNELS, 8, (2,), norm="instance", spatial_dims=d),
+    "SpatialPyramidPooling": lambda d: SpatialPyramidPooling(
+        CHANNELS, 8, (1, 2, 3), spatial_dims=d
+    ),
+    "DepthwiseSeparableConv": lambda d: DepthwiseSeparableConv(CHANNELS, 8, 5, spatial_dims=d),
+    "MultiScaleConv": lambda d: MultiScaleConv(CHANNELS, 8, spatial_dims=d),
+    "MultiScaleConv, plain": lambda d: MultiScaleConv(
+        CHANNELS, CHANNELS, (1, 3), separable=False, spatial_dims=d
+    ),
+}
+SIZES = {2: (9, 12), 3: (5, 7, 6)}
+
+every_layer = pytest.mark.parametrize("name", LAYERS)
+every_dims = pytest.mark.parametrize("dims", [2, 3])
+
+
+def inputs(
+    name: str, dims: int, batch: int = 2, size: tuple[int, ...] | None = None
+) -> list[Tensor]:
+    size = size or SIZES[dims]
+    first = torch.randn(batch, CHANNELS, *size)
+    if not name.startswith("MultiScaleFusion"):
+        return [first]
+    if "coarser" in name:
+        return [first, torch.randn(batch, 4, *(-(-side // 2) for side in size))]
+    return [first, torch.randn_like(first)]
+
+
+def make(name: str, dims: int) -> nn.Module:
+    torch.manual_seed(0)
+    return LAYERS[name](dims)
