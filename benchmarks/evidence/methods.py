@@ -40,6 +40,7 @@ def flagged(
     levels: Sequence[float] = (0.5,),
     flag: Flag | None = None,
     worst_neighbour: bool = False,
+    over_all: bool = False,
 ) -> Method:
     """Return BCE + Dice + strength x the mean cross-entropy of flagged pixels.
 
@@ -48,6 +49,7 @@ def flagged(
         levels: probabilities that split the classes; flags at several are averaged.
         flag: what flags pixels; the library's weight if None.
         worst_neighbour: take the cross-entropy of SCNP's logits in the mean.
+        over_all: divide by the number of all pixels, not of those flagged.
     """
     flag = flag or dense_flag
 
@@ -57,7 +59,8 @@ def flagged(
         weight = torch.stack([flag(logits.detach() - shift, mask) for shift in shifts]).mean(0)
         scores = scnp(logits, mask) if worst_neighbour else logits
         cost = F.binary_cross_entropy_with_logits(scores, mask, reduction="none")
-        extra = (weight * cost).sum() / weight.sum().clamp(min=1.0)
+        count = weight.numel() if over_all else weight.sum().clamp(min=1.0)
+        extra = (weight * cost).sum() / count
         return bce_dice(logits, mask) + strength * extra
 
     return loss
@@ -180,10 +183,14 @@ METHODS: dict[str, Method] = {
     CONTROL: ours(alpha=2.0, gamma=0.0),
     # The paper's threshold scales as an area does: 33 / 4.
     "paper": ours(formulation="paper", threshold=8),
-    **{f"suppress {s:g}": ours(strength=s) for s in (1.0, 4.0, 16.0)},
+    **{f"suppress {s:g}": ours(strength=s) for s in (1.0, 4.0, 16.0, 1000.0)},
     **{f"penalty {s:g}": ours(formulation="penalty", strength=s) for s in (0.03, 0.1, 0.3)},
     "mean over flagged 0.5": flagged(0.5),
     **{f"levels, mean over flagged {s:g}": flagged(s, LEVELS) for s in (0.1, 0.5, 1.0)},
+    **{
+        f"levels, suppress {s:g}": flagged(s, LEVELS, over_all=True)
+        for s in (250.0, 1000.0, 4000.0)
+    },
     "two windows, levels, mean over flagged 0.5": flagged(0.5, LEVELS, two_window_flag),
     "wide windows, levels, mean over flagged 0.5": flagged(
         0.5, LEVELS, partial(dense_flag, outer=21, size=49)

@@ -42,7 +42,7 @@ FINALISTS = (
     CONTROL,
     "paper",
     "suppress 4",
-    "levels, mean over flagged 1",
+    "levels, suppress 1000",
     "SCNP",
     "blob loss",
 )
