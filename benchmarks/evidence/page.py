@@ -136,34 +136,26 @@ def difference_table(sample: Bootstrap, methods: Iterable[str]) -> str:
 
 def plot_trade(sample: Bootstrap, methods: Iterable[str], path: Path) -> None:
     """Draw spurious against missed regions, with the baseline's curve over thresholds."""
-    figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
+    names = ("missed, %", "spurious")
+    figure, axes = plt.subplots(figsize=(10, 6.5), layout="constrained")
     thresholds = sorted(sample.table.loc[BASELINE].index.unique("threshold"))
-    curve = [
-        [sample.metric(name, BASELINE, threshold)[0] for threshold in thresholds]
-        for name in ("missed, %", "spurious")
-    ]
-    axes.plot(*curve, color="0.5", marker=".", zorder=1, label=f"{BASELINE}, threshold 0.3 to 0.9")
-    for threshold, x, y in zip(thresholds, *curve, strict=True):
-        axes.annotate(f"{threshold:g}", (x, y), (4, 4), textcoords="offset points", color="0.4")
-    markers = "osD^vP*X<>hp"
-    colours = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
-    for index, method in enumerate(methods):
-        points = [interval(sample.metric(name, method)) for name in ("missed, %", "spurious")]
-        (x, *x_ends), (y, *y_ends) = points
-        axes.errorbar(
-            x,
-            y,
-            np.abs(np.subtract([[y], [y]], np.reshape(y_ends, (2, 1)))),
-            np.abs(np.subtract([[x], [x]], np.reshape(x_ends, (2, 1)))),
-            color=colours[index % 20],
-            marker=markers[index % len(markers)],
-            elinewidth=0.5,
-            label=method,
-        )
+    curve = [[sample.metric(name, BASELINE, at)[0] for at in thresholds] for name in names]
+    label = f"{BASELINE} at thresholds {thresholds[0]:g} to {thresholds[-1]:g}"
+    axes.plot(*curve, color="0.6", marker=".", zorder=1, label=label)
+    farthest = 2 * max(curve[0])
+    colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    for number, method in enumerate(methods, 1):
+        missed, spurious = (sample.metric(name, method)[0] for name in names)
+        label = f"{number}  {method}"
+        if missed > farthest:
+            axes.plot([], [], " ", label=f"{label}: misses {missed:.0f} %, not shown")
+            continue
+        axes.plot(missed, spurious, "o", color=colours[number % 10], label=label)
+        axes.annotate(str(number), (missed, spurious), (4, 3), textcoords="offset points")
     axes.set(xlabel="missed true regions, %", ylabel="spurious regions per 100 slices")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
@@ -191,11 +183,14 @@ def plot_differences(sample: Bootstrap, methods: list[str], path: Path) -> None:
 def stage_part(stage: str, title: str) -> str:
     """Return a stage's tables and plots, of the seeds that every fold has finished."""
     folds, all_seeds, names = STAGES[stage]
-    seeds = [
-        seed
-        for seed in all_seeds
-        if all(set(names) <= finished(results_file(fold, seed)).keys() for fold in folds)
-    ]
+    done = {
+        seed: [finished(results_file(fold, seed)).keys() for fold in folds] for seed in all_seeds
+    }
+    required = set(names if stage == "final" else (BASELINE, CONTROL))
+    seeds = [seed for seed in all_seeds if all(required <= found for found in done[seed])]
+    names = tuple(
+        name for name in names if all(name in found for seed in seeds for found in done[seed])
+    )
     if not seeds:
         return f"## {title}\n\nNo seed is finished yet."
     sample = Bootstrap(read(folds, seeds))

@@ -235,7 +235,7 @@ def _label(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32
         raise ValueError(f"`connectivity` must be 1 to {mask.ndim}, got {connectivity}")
     neighbours = NEIGHBOURS[mask.ndim][connectivity - 1]
     labels, count = cc3d.connected_components(mask, connectivity=neighbours, return_N=True)
-    return labels.astype(np.int32), count
+    return labels.astype(np.int32).reshape(mask.shape), count  # 3.x flattens an empty mask
 
 
 def _read_mask(name: str, mask: ArrayLike) -> NDArray[np.bool_]:
