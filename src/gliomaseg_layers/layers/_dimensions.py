@@ -35,7 +35,8 @@ def check_features(name: str, tensor: Tensor, channels: int | None, spatial_dims
     check_tensor(name, tensor)
     if not tensor.is_floating_point():
         raise TypeError(f"`{name}` must have a floating dtype, got {tensor.dtype}")
-    if tensor.dim() != spatial_dims + 2 or channels not in (None, tensor.shape[1]):
+    fits = tensor.dim() == spatial_dims + 2
+    if not fits or (channels is not None and tensor.shape[1] != channels):
         axes = "H, W" if spatial_dims == 2 else "D, H, W"
         raise ValueError(
             f"`{name}` must be (N, {channels or 'C'}, {axes}), got shape {tuple(tensor.shape)}"
