@@ -200,7 +200,7 @@ def stage_part(stage: str, title: str) -> str:
     parts = [
         f"## {title}",
         f"{len(folds)} of {len(FOLDS)} folds: {len(sample.patients)} patients, {slices} slices; "
-        f"seeds {', '.join(map(str, seeds))}.",
+        f"seeds: {', '.join(map(str, seeds))}.",
         results_table(sample, methods, intervals=stage == "final"),
         f"![Spurious against missed regions](images/{stage}-trade.png)",
     ]

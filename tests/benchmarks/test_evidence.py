@@ -188,7 +188,7 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(page, "STAGES", {"final": (run.FOLDS, [0, 1], names)})
     part = page.stage_part("final", "Finalists")
     assert "5 of 5 folds: 12 patients" in part
-    assert "seeds 0." in part  # of the other there is nothing yet
+    assert "seeds: 0." in part  # of the other there is nothing yet
     assert (tmp_path / "images" / "final-trade.png").stat().st_size > 10_000
 
 
