@@ -41,6 +41,7 @@ bench: $(READY) ## run the benchmarks and save benchmarks/results/local.json
 	$(BIN)/python -m pytest benchmarks --benchmark-enable $(BENCH)
 
 evidence: $(READY) ## compare the loss with its rivals on slices (DATA=path to kaggle_3m; hours); resumes where it stopped
+	@test -n "$(DATA)" || { echo "give the slices: make evidence DATA=path to kaggle_3m"; exit 2; }
 	PYTHONPATH=examples $(BIN)/python benchmarks/evidence/run.py --data "$(DATA)"
 	PYTHONPATH=examples $(BIN)/python benchmarks/evidence/page.py
 

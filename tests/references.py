@@ -5,6 +5,7 @@ M single images with K class probabilities each, which is what the density and t
 defined on: binary and multilabel channels are images of two classes, (black, white).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,11 +84,18 @@ def images(q: Array, mode: str) -> Array:
     return np.stack([1 - flat, flat], 1)
 
 
-def winners(x: Array, mode: str, from_logits: bool) -> Array:
+def winners(x: Array, mode: str, from_logits: bool, level: float = 0.5) -> Array:
     """Return the predicted class of every pixel of every image; ties go to the lower class."""
-    if mode == "multiclass":
+    if mode != "multiclass":
+        at = np.log(level) - np.log1p(-level) if from_logits and level != 0.5 else level
+        white = x > (0.0 if from_logits and level == 0.5 else at)
+        return white.reshape(-1, *x.shape[2:]).astype(int)
+    if level == 0.5 or not x.size:
         return np.argmax(x, axis=1)
-    return (x > (0.0 if from_logits else 0.5)).reshape(-1, *x.shape[2:]).astype(int)
+    with np.errstate(divide="ignore"):
+        log_q = x if from_logits else np.log(x)
+    share = np.log(np.where(np.arange(x.shape[1]) == 0, level, 1 - level))
+    return np.argmax(log_q + share.reshape(1, -1, *(1,) * (x.ndim - 2)), axis=1)
 
 
 def probabilities(x: Array, mode: str, from_logits: bool) -> Array:
@@ -215,12 +223,29 @@ def outlier_weight(
     inner: int | tuple[int, ...] = 7,
     outer: int | tuple[int, ...] = 21,
     threshold: float | None = None,
+    levels: Sequence[float] = (0.5,),
     valid: ArrayLike | torch.Tensor | None = None,
+) -> Array:
+    settings: Any = {"mode": mode, "from_logits": from_logits, "inner": inner, "outer": outer}
+    settings |= {"threshold": threshold, "valid": valid}
+    return np.mean([outlier_weight_at(x, level, **settings) for level in levels], 0)
+
+
+def outlier_weight_at(
+    x: ArrayLike | torch.Tensor,
+    level: float,
+    *,
+    mode: str,
+    from_logits: bool,
+    inner: int | tuple[int, ...],
+    outer: int | tuple[int, ...],
+    threshold: float | None,
+    valid: ArrayLike | torch.Tensor | None,
 ) -> Array:
     x = array(x)
     inside = valid_pixels(x.shape, None, mode=mode, mask=valid)
     x = np.where(inside[:, None] if mode == "multiclass" else inside, x, 0.0)
-    winner = winners(x, mode, from_logits)
+    winner = winners(x, mode, from_logits, level)
     omega = inside.reshape(winner.shape)
     same = np.zeros(winner.shape)
     for k in range(x.shape[1] if mode == "multiclass" else 2):
@@ -256,6 +281,7 @@ def outlier_region_loss(
     smooth: float = 1.0,
     threshold: float | None = None,
     strength: float | None = None,
+    levels: Sequence[float] | None = None,
     from_logits: bool = True,
     pos_weight: Any = None,
     class_weights: Any = None,
@@ -283,7 +309,9 @@ def outlier_region_loss(
     winner = winners(x, mode, from_logits)
     spread = (lambda m: m[:, None]) if multiclass else (lambda m: m)
     if strength is None:
-        strength = {"suppress": 4.0, "penalty": 0.1, "paper": 0.0}[formulation]
+        strength = {"suppress": 1000.0, "penalty": 0.1, "paper": 0.0}[formulation]
+    if levels is None:
+        levels = (0.1, 0.3, 0.5) if formulation == "suppress" else (0.5,)
 
     if formulation == "paper":
         q = probabilities(x, mode, from_logits)
@@ -291,11 +319,20 @@ def outlier_region_loss(
         extra = -density(images_q, winner, omega, smooth=smooth, **windows)[0].reshape(ce.shape)
         extra_by_x = np.zeros_like(x)  # not pointwise: below
     else:
-        w = outlier_weight(x, mode=mode, from_logits=from_logits, valid=valid, **windows)
-        of, of_by_x = ce, by_x
-        if formulation == "penalty":
-            of, of_by_x = against_winner(x, winner, mode, from_logits)
-        extra, extra_by_x = strength * w * of, strength * spread(w) * of_by_x
+        extra, extra_by_x = np.zeros_like(ce), np.zeros_like(x)
+        for level in levels:
+            w = (
+                strength
+                / len(levels)
+                * outlier_weight_at(
+                    x, level, mode=mode, from_logits=from_logits, valid=valid, **windows
+                )
+            )
+            of, of_by_x = ce, by_x
+            if formulation == "penalty":
+                winner = winners(x, mode, from_logits, level)
+                of, of_by_x = against_winner(x, winner, mode, from_logits)
+            extra, extra_by_x = extra + w * of, extra_by_x + spread(w) * of_by_x
 
     loss = {"ce": ce, "extra": extra, "whole": ce + extra}[term]
     slope = {"ce": by_x, "extra": extra_by_x, "whole": by_x + extra_by_x}[term]

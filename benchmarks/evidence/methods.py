@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from gliomaseg_layers import CompoundLoss
 from gliomaseg_layers.functional import dice_loss, outlier_weight
+from gliomaseg_layers.metrics import label_regions
 
 Method = Callable[[Tensor, Tensor], Tensor]
 Flag = Callable[[Tensor, Tensor], Tensor]  # logits, shifted to a level, and mask: to weights
@@ -33,37 +34,6 @@ def ours(**settings: object) -> Method:
     """Return a CompoundLoss of the library with the scaled windows."""
     arguments = {"inner": INNER, "outer": OUTER, "threshold": NOISE} | settings
     return CompoundLoss(**arguments)  # type: ignore[arg-type]
-
-
-def flagged(
-    strength: float,
-    levels: Sequence[float] = (0.5,),
-    flag: Flag | None = None,
-    worst_neighbour: bool = False,
-    over_all: bool = False,
-) -> Method:
-    """Return BCE + Dice + strength x the mean cross-entropy of flagged pixels.
-
-    Args:
-        strength: weight of that mean.
-        levels: probabilities that split the classes; flags at several are averaged.
-        flag: what flags pixels; the library's weight if None.
-        worst_neighbour: take the cross-entropy of SCNP's logits in the mean.
-        over_all: divide by the number of all pixels, not of those flagged.
-    """
-    flag = flag or dense_flag
-
-    def loss(logits: Tensor, mask: Tensor) -> Tensor:
-        assert flag is not None
-        shifts = (math.log(level / (1 - level)) for level in levels)
-        weight = torch.stack([flag(logits.detach() - shift, mask) for shift in shifts]).mean(0)
-        scores = scnp(logits, mask) if worst_neighbour else logits
-        cost = F.binary_cross_entropy_with_logits(scores, mask, reduction="none")
-        count = weight.numel() if over_all else weight.sum().clamp(min=1.0)
-        extra = (weight * cost).sum() / count
-        return bce_dice(logits, mask) + strength * extra
-
-    return loss
 
 
 def dense_flag(logits: Tensor, mask: Tensor, *, outer: int = OUTER, size: int = NOISE) -> Tensor:
@@ -106,6 +76,35 @@ def label_batch(masks: NDArray[np.bool_], connectivity: int) -> NDArray[np.int32
     structure[1] = ndimage.generate_binary_structure(2, connectivity)
     labels: NDArray[np.int32] = ndimage.label(masks, structure)[0]
     return labels
+
+
+def flagged(
+    strength: float,
+    levels: Sequence[float] = (0.5,),
+    flag: Flag = dense_flag,
+    worst_neighbour: bool = False,
+    least: float = 0.0,
+) -> Method:
+    """Return BCE + Dice + strength x the mean cross-entropy of flagged pixels.
+
+    Args:
+        strength: weight of that mean.
+        levels: probabilities that split the classes; flags at several are averaged.
+        flag: what flags pixels.
+        worst_neighbour: take the cross-entropy of SCNP's logits in the mean.
+        least: part of all pixels that the mean divides by at least.
+    """
+
+    def loss(logits: Tensor, mask: Tensor) -> Tensor:
+        shifts = (math.log(level / (1 - level)) for level in levels)
+        weight = torch.stack([flag(logits.detach() - shift, mask) for shift in shifts]).mean(0)
+        scores = scnp(logits, mask) if worst_neighbour else logits
+        cost = F.binary_cross_entropy_with_logits(scores, mask, reduction="none")
+        count = weight.sum().clamp(min=max(1.0, least * weight.numel()))
+        extra = (weight * cost).sum() / count
+        return bce_dice(logits, mask) + strength * extra
+
+    return loss
 
 
 def scnp(logits: Tensor, mask: Tensor) -> Tensor:
@@ -152,7 +151,7 @@ def blob(logits: Tensor, mask: Tensor) -> Tensor:
     """Return 2 x the loss + the mean over true regions, others masked out (Kofler et al., 2023)."""
     images = []
     for image, truth in zip(logits, mask, strict=True):
-        labels, count = ndimage.label(truth[0].numpy(force=True) > 0.5, np.ones((3, 3)))
+        labels, count = label_regions(truth[0].numpy(force=True) > 0.5)
         regions = torch.from_numpy(labels).to(logits.device)
         losses = []
         for number in range(1, count + 1):
@@ -183,14 +182,12 @@ METHODS: dict[str, Method] = {
     CONTROL: ours(alpha=2.0, gamma=0.0),
     # The paper's threshold scales as an area does: 33 / 4.
     "paper": ours(formulation="paper", threshold=8),
-    **{f"suppress {s:g}": ours(strength=s) for s in (1.0, 4.0, 16.0, 1000.0)},
+    **{f"suppress {s:g}": ours(strength=s, levels=(0.5,)) for s in (1.0, 4.0, 16.0, 1000.0)},
+    **{f"levels, suppress {s:g}": ours(strength=s, levels=LEVELS) for s in (250.0, 1000.0, 4000.0)},
+    "levels, capped suppress 1000": flagged(1.0, LEVELS, least=1e-3),
     **{f"penalty {s:g}": ours(formulation="penalty", strength=s) for s in (0.03, 0.1, 0.3)},
     "mean over flagged 0.5": flagged(0.5),
     **{f"levels, mean over flagged {s:g}": flagged(s, LEVELS) for s in (0.1, 0.5, 1.0)},
-    **{
-        f"levels, suppress {s:g}": flagged(s, LEVELS, over_all=True)
-        for s in (250.0, 1000.0, 4000.0)
-    },
     "two windows, levels, mean over flagged 0.5": flagged(0.5, LEVELS, two_window_flag),
     "wide windows, levels, mean over flagged 0.5": flagged(
         0.5, LEVELS, partial(dense_flag, outer=21, size=49)

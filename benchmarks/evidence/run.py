@@ -6,7 +6,6 @@ start again at will.
 """
 
 import argparse
-import copy
 import json
 import logging
 import multiprocessing
@@ -42,6 +41,7 @@ FINALISTS = (
     CONTROL,
     "paper",
     "suppress 4",
+    "suppress 1000",
     "levels, suppress 1000",
     "SCNP",
     "blob loss",
@@ -52,8 +52,12 @@ EXPECTED_WARNINGS = (
     ".*LeafSpec.* is deprecated",
     ".*always_return_as_numpy",  # MONAI's own use of it
 )
+# Trained by the method from the first step on, for as many steps as warm start and method together.
+FROM_SCRATCH = "from scratch, "
+UNPREPARED = (BASELINE, "levels, suppress 1000", "levels, capped suppress 1000")
 STAGES = {
     "screen": (FOLDS[1:2], SEEDS[:2], tuple(METHODS)),
+    "scratch": (FOLDS[1:2], SEEDS[:2], tuple(FROM_SCRATCH + name for name in UNPREPARED)),
     "final": (FOLDS, SEEDS, FINALISTS),
 }
 
@@ -94,11 +98,11 @@ class Slices(SliceData):
 
 
 class Training(L.LightningModule):
-    """A network and a loss; the learning rate falls to 0 along a cosine, or is constant."""
+    """A network and a loss; the learning rate falls to 0 over some steps, or is constant."""
 
-    def __init__(self, network: nn.Module, loss: Method, *, constant: bool = False) -> None:
+    def __init__(self, network: nn.Module, loss: Method, falling_over: int | None) -> None:
         super().__init__()
-        self.network, self.loss, self.constant = network, loss, constant
+        self.network, self.loss, self.falling_over = network, loss, falling_over
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, masks = batch
@@ -109,9 +113,9 @@ class Training(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=LEARNING_RATE)
-        if self.constant:
+        if self.falling_over is None:
             return optimizer
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.falling_over)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
@@ -152,13 +156,18 @@ def run(folder: Path, fold: int, seed: int, methods: Sequence[str]) -> str:
         Subset(everything, np.flatnonzero(held_out).tolist()),
     )
     masks = everything.tensors[1][held_out].squeeze(1).numpy() > 0
-    warm = warm_start(data, fold, seed)
     for name in methods:
         start = time.perf_counter()
-        # The same seed gives every method the same slices in the same order, augmented alike.
-        L.seed_everything(1000 + seed, workers=True, verbose=False)
-        module = Training(copy.deepcopy(warm), METHODS[name])
-        trainer(STEPS).fit(module, data)
+        method = METHODS[name.removeprefix(FROM_SCRATCH)]
+        if name.startswith(FROM_SCRATCH):
+            L.seed_everything(seed, workers=True, verbose=False)
+            model, steps = network(), WARM_STEPS + STEPS
+        else:
+            model, steps = warm_start(data, fold, seed), STEPS
+            # The same seed gives every method the same slices in the same order, augmented alike.
+            L.seed_everything(1000 + seed, workers=True, verbose=False)
+        module = Training(model, method, falling_over=steps)
+        trainer(steps).fit(module, data)
         batches: Any = trainer(1).predict(module, datamodule=data)
         record(results, name, torch.cat(batches).numpy(), masks, patients[held_out])
         print(f"{results.stem}: {name}, {time.perf_counter() - start:.0f} s", flush=True)
@@ -187,7 +196,7 @@ def warm_start(data: Slices, fold: int, seed: int) -> nn.Module:
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
         return model
-    trainer(WARM_STEPS).fit(Training(model, METHODS[BASELINE], constant=True), data)
+    trainer(WARM_STEPS).fit(Training(model, METHODS[BASELINE], falling_over=None), data)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), path.with_suffix(".part"))
     path.with_suffix(".part").rename(path)

@@ -38,6 +38,17 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must be at least 0 and below 1, got {value}")
 
 
+def check_levels(name: str, levels: Sequence[float]) -> None:
+    if not isinstance(levels, Sequence) or isinstance(levels, str):
+        raise TypeError(f"`{name}` must be a sequence of numbers, got {levels!r}")
+    if not levels:
+        raise ValueError(f"`{name}` must hold at least one probability, got {levels!r}")
+    for level in levels:
+        _check_number(name, level)
+        if not 0 < level < 1:
+            raise ValueError(f"`{name}` must lie between 0 and 1, without either, got {levels!r}")
+
+
 def check_int(name: str, value: int) -> None:
     if not _is_int(value):
         raise TypeError(f"`{name}` must be an int, got {value!r}")

@@ -145,9 +145,9 @@ def test_sums_of_a_patient_by_hand() -> None:
         "true_small": 1,
         "missed_small": 1,
         "lesion_dice": round((2 / 3 + 0) / 2, 4),
-        "hd95": pytest.approx(sums["7"]["hd95"]),
+        # The diagonal where nothing was predicted; else the noise, 4 of its 30 pixels at the edges.
+        "hd95": round(math.hypot(40, 40) + math.hypot(16, 17), 4),
     }
-    assert sums["7"]["hd95"] > math.hypot(40, 40) + 5  # one empty, one at least half a tumour off
     assert (sums["9"]["dice"], sums["9"]["lesion_dice"], sums["9"]["hd95"]) == (1, 1, 0)
 
 

@@ -1,5 +1,6 @@
 """The input, target and mask of every loss, checked and in the one form the formulas read."""
 
+import math
 from typing import Any
 
 import torch
@@ -85,14 +86,20 @@ class Scores:
             self._probs = probs
         return self._probs
 
-    def predicted(self) -> Tensor:
-        """Return the predicted class c*: its index, or True where a channel is white.
+    def predicted(self, level: float = 0.5) -> Tensor:
+        """Return the class predicted at a level: its index, or True where a channel is white.
 
         Decided on logits where there are logits, so that every dtype and mode agrees.
         """
-        if self.multiclass:
+        log_odds = math.log(level / (1 - level))
+        if not self.multiclass:
+            return self.values > (log_odds if self.from_logits else level)
+        if level == 0.5:
             return self.values.argmax(1)
-        return self.values > (0.0 if self.from_logits else 0.5)
+        black, others = self.values[:, :1], self.values[:, 1:]
+        if self.from_logits:
+            return torch.cat([black + log_odds, others], 1).argmax(1)
+        return torch.cat([black * level, others * (1 - level)], 1).argmax(1)
 
     def _read_mask(self, name: str, mask: Tensor) -> Tensor:
         check_beside(name, mask, self.values)

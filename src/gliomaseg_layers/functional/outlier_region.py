@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +15,7 @@ from gliomaseg_layers._checks import (
     check_bool,
     check_choice,
     check_int,
+    check_levels,
     check_not_negative,
     check_positive,
     check_windows,
@@ -21,11 +23,12 @@ from gliomaseg_layers._checks import (
 from gliomaseg_layers._reduction import reduce
 from gliomaseg_layers.functional._cross_entropy import check_weight, cross_entropy_map
 from gliomaseg_layers.functional._scores import Scores, clamped_log, read_target
-from gliomaseg_layers.functional.region_density import density_of, outlier_weight_of
+from gliomaseg_layers.functional.region_density import density_of, outlier_weights_of
 
 __all__ = ["OutlierTerms", "check_outlier_settings", "outlier_region_loss", "outlier_terms"]
 
-DEFAULT_STRENGTH = {"suppress": 4.0, "penalty": 0.1}
+DEFAULT_STRENGTH = {"suppress": 1000.0, "penalty": 0.1}
+DEFAULT_LEVELS = {"suppress": (0.1, 0.3, 0.5), "penalty": (0.5,)}
 
 
 def outlier_region_loss(
@@ -39,6 +42,7 @@ def outlier_region_loss(
     smooth: float = 1.0,
     threshold: float | None = None,
     strength: float | None = None,
+    levels: Sequence[float] | None = None,
     from_logits: bool = True,
     pos_weight: float | Tensor | None = None,
     class_weights: float | Tensor | None = None,
@@ -135,6 +139,7 @@ def outlier_region_loss(
         "smooth": smooth,
         "threshold": threshold,
         "strength": strength,
+        "levels": levels,
         "from_logits": from_logits,
         "pos_weight": pos_weight,
         "class_weights": class_weights,
@@ -165,6 +170,7 @@ def outlier_terms(
     smooth: float,
     threshold: float | None,
     strength: float | None,
+    levels: Sequence[float] | None,
     from_logits: bool,
     pos_weight: float | Tensor | None,
     class_weights: float | Tensor | None,
@@ -178,10 +184,17 @@ def outlier_terms(
     if formulation == "paper":
         extra = -density_of(scores, inner, outer, smooth, threshold)
     else:
-        weight = outlier_weight_of(scores, inner, outer, threshold)
-        weight = weight * (DEFAULT_STRENGTH[formulation] if strength is None else strength)
-        cost = cross_entropy if formulation == "suppress" else _confidence_cost(scores)
-        extra = weight * cost
+        levels = DEFAULT_LEVELS[formulation] if levels is None else levels
+        strength = DEFAULT_STRENGTH[formulation] if strength is None else strength
+        weights = outlier_weights_of(scores, inner, outer, threshold, levels)
+        if formulation == "penalty":
+            weights = [
+                weight * _confidence_cost(scores, scores.predicted(level))
+                for weight, level in zip(weights, levels, strict=True)
+            ]
+        extra = torch.stack(weights).mean(0) * strength
+        if formulation == "suppress":
+            extra = extra * cross_entropy
     return OutlierTerms(cross_entropy, extra, scores, target)
 
 
@@ -194,6 +207,7 @@ def check_outlier_settings(
     smooth: float,
     threshold: float | None,
     strength: float | None,
+    levels: Sequence[float] | None,
     from_logits: bool,
     pos_weight: float | Tensor | None,
     class_weights: float | Tensor | None,
@@ -212,6 +226,8 @@ def check_outlier_settings(
         check_not_negative("threshold", threshold)
     if strength is not None:
         check_not_negative("strength", strength)
+    if levels is not None:
+        check_levels("levels", levels)
     check_bool("from_logits", from_logits)
     check_weight("pos_weight", pos_weight)
     check_weight("class_weights", class_weights)
@@ -229,9 +245,9 @@ def check_outlier_settings(
         )
 
 
-def _confidence_cost(scores: Scores) -> Tensor:
+def _confidence_cost(scores: Scores, predicted: Tensor) -> Tensor:
     """Return -log(1 - q_c*), which pushes a confident pixel as hard as a doubtful one."""
-    values, predicted = scores.values, scores.predicted()
+    values = scores.values
     if scores.multiclass:
         predicted = predicted.unsqueeze(1)
         chosen = values.gather(1, predicted)

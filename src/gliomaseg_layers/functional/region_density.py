@@ -6,12 +6,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gliomaseg_layers._checks import check_not_negative, check_positive, check_windows
+from gliomaseg_layers._checks import (
+    check_levels,
+    check_not_negative,
+    check_positive,
+    check_windows,
+)
 from gliomaseg_layers._reduction import keep
 from gliomaseg_layers.functional._scores import Scores
 from gliomaseg_layers.functional.box_filter import box_count, box_sum
 
-__all__ = ["density_map", "density_of", "outlier_weight", "outlier_weight_of"]
+__all__ = ["density_map", "density_of", "outlier_weight", "outlier_weights_of"]
 
 
 def density_map(
@@ -118,6 +123,7 @@ def outlier_weight(
     inner: int | Sequence[int] = 7,
     outer: int | Sequence[int] = 21,
     threshold: float | None = None,
+    levels: Sequence[float] = (0.5,),
     valid: Tensor | None = None,
 ) -> Tensor:
     r"""Flag the pixels of outlier regions, and weigh them by how much of an outlier they are.
@@ -136,6 +142,11 @@ def outlier_weight(
     at most 7 x 7 is flagged, no pixel of a lone 8 x 8. The counts are exact integers, w lies in
     [0.5, 1) where it is not 0, and it carries no gradient.
 
+    At a level t other than 0.5 the class is the argmax of :math:`t q_0` and of :math:`(1 - t) q_c`
+    of the other classes, class 0 being the background: white where :math:`q > t` in binary and
+    multilabel mode. A low level sees islands that are about to appear. Of several levels w is the
+    mean.
+
     Limits: an island nearer to a large region of its class than half the outer window is not
     flagged, and a line one or two pixels wide is flagged at any length.
 
@@ -148,6 +159,7 @@ def outlier_weight(
         outer: side of the outer window in pixels, likewise; at least ``inner`` on every axis and
             larger on one.
         threshold: S, in pixels; None for ``prod(inner)``.
+        levels: probabilities between 0 and 1 at which the predicted class is taken.
         valid: boolean, True for pixels of the image; the shape of the result, ``(N, *spatial)`` or
             ``(N, 1, *spatial)``. Others enter no count, and w is 0 there.
 
@@ -170,17 +182,20 @@ def outlier_weight(
         >>> float(weight[11, 11]), float(weight[44, 44]), int((weight > 0).sum())
         (0.8888888955116272, 0.0, 49)
     """
+    check_levels("levels", levels)
     scores = Scores(input, mode, from_logits, valid, mask_name="valid")
-    return outlier_weight_of(scores, inner, outer, threshold)
+    weights = outlier_weights_of(scores, inner, outer, threshold, levels)
+    return torch.stack(weights).mean(0)
 
 
-def outlier_weight_of(
+def outlier_weights_of(
     scores: Scores,
     inner: int | Sequence[int],
     outer: int | Sequence[int],
     threshold: float | None,
-) -> Tensor:
-    """Compute ``outlier_weight`` of scores that were read already."""
+    levels: Sequence[float],
+) -> list[Tensor]:
+    """Compute ``outlier_weight`` of scores that were read already, one for each level."""
     inner, outer = check_windows(inner, outer, scores.values.dim() - 2)
     volume = math.prod(outer)
     if threshold is None:
@@ -189,22 +204,29 @@ def outlier_weight_of(
     # Narrow integers are exact here and several times cheaper to add than floats.
     dtype = torch.int16 if volume < 2**15 else torch.int32
     size = _window_size(scores, outer, dtype)
-    predicted = scores.predicted()
     if scores.multiclass:
-        classes = torch.arange(scores.values.shape[1], device=predicted.device)
-        classes = classes.view([-1] + [1] * len(outer))
-        predicted = predicted.unsqueeze(1)
-        same = box_sum(keep((predicted == classes).to(dtype), scores.inside), outer)
-        same = same.gather(1, predicted)
-        same, size = same.squeeze(1), size.squeeze(1)
-    else:
-        white = box_sum(keep(predicted.to(dtype), scores.inside), outer)
-        same = white.where(predicted, size - white)
-    # J <= n - J instead of 2 J <= n, and a threshold within the window: neither can overflow.
-    flagged = (same <= min(threshold, volume)) & (same <= size - same)
-    floating = scores.values.dtype
-    weight = 1 - same.to(floating) / size.clamp(min=1).to(floating)
-    return keep(weight.where(flagged, 0.0), scores.valid)
+        size = size.squeeze(1)
+    weights = []
+    for level in levels:
+        same = _same_class(scores, scores.predicted(level), size, outer)
+        # J <= n - J instead of 2 J <= n, and a threshold within the window: neither can overflow.
+        flagged = (same <= min(threshold, volume)) & (same <= size - same)
+        floating = scores.values.dtype
+        weight = 1 - same.to(floating) / size.clamp(min=1).to(floating)
+        weights.append(keep(weight.where(flagged, 0.0), scores.valid))
+    return weights
+
+
+def _same_class(scores: Scores, predicted: Tensor, size: Tensor, window: tuple[int, ...]) -> Tensor:
+    """Count the pixels in every window whose class is that of the pixel in its centre."""
+    if not scores.multiclass:
+        white = box_sum(keep(predicted.to(size.dtype), scores.inside), window)
+        return white.where(predicted, size - white)
+    classes = torch.arange(scores.values.shape[1], device=predicted.device)
+    classes = classes.view([-1] + [1] * len(window))
+    predicted = predicted.unsqueeze(1)
+    count = box_sum(keep((predicted == classes).to(size.dtype), scores.inside), window)
+    return count.gather(1, predicted).squeeze(1)
 
 
 def _window_size(scores: Scores, window: tuple[int, ...], dtype: torch.dtype) -> Tensor:

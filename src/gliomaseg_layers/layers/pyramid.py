@@ -30,8 +30,8 @@ class SpatialPyramidPooling(nn.Module):
     ``in_channels // len(bins)`` channels, at least one; :math:`P` is 1 x 1 too. Each is a
     convolution without bias, a batch norm and a ReLU.
 
-    The cells are one small matrix per axis, so that the layer exports to ONNX for any size, and its
-    backward is deterministic on CUDA; grids finer than the image repeat pixels.
+    The cells are one small matrix per axis, so that the layer exports to ONNX for any size; grids
+    finer than the image repeat pixels.
 
     Cost of ``SpatialPyramidPooling(64, 64)`` on 32 x 32: 12,544 parameters, 9,328,640
     multiply-adds, receptive field the image.

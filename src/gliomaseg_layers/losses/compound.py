@@ -33,8 +33,8 @@ class CompoundLoss(nn.Module):
         beta: weight of the Dice loss, >= 0. [WANG-MSFEN] has 0.3 / 0.7 and 0.7 / 0.3 with gamma 0.
         gamma: weight of the outlier term, >= 0.
         dice_smooth: ``smooth`` of the Dice loss, in pixels, > 0.
-        mode, formulation, inner, outer, smooth, threshold, strength, from_logits, pos_weight,
-            class_weights, ignore_index, backend: as in
+        mode, formulation, inner, outer, smooth, threshold, strength, levels, from_logits,
+            pos_weight, class_weights, ignore_index, backend: as in
             :func:`gliomaseg_layers.functional.outlier_region_loss`. The pixel weights apply to the
             cross-entropy, not to Dice; ``pos_weight`` is [LGG-GATE]'s.
         reduction: "mean" or "sum", of every term. There is no "none": Dice has no value per pixel.
@@ -78,6 +78,7 @@ class CompoundLoss(nn.Module):
         smooth: float = 1.0,
         threshold: float | None = None,
         strength: float | None = None,
+        levels: Sequence[float] | None = None,
         from_logits: bool = True,
         pos_weight: float | Tensor | None = None,
         class_weights: float | Tensor | None = None,
@@ -100,6 +101,7 @@ class CompoundLoss(nn.Module):
             smooth=smooth,
             threshold=threshold,
             strength=strength,
+            levels=levels,
             from_logits=from_logits,
             pos_weight=pos_weight,
             class_weights=class_weights,

@@ -48,6 +48,7 @@ class OutlierRegionLoss(nn.Module):
         smooth: float = 1.0,
         threshold: float | None = None,
         strength: float | None = None,
+        levels: Sequence[float] | None = None,
         from_logits: bool = True,
         pos_weight: float | Tensor | None = None,
         class_weights: float | Tensor | None = None,
@@ -63,6 +64,7 @@ class OutlierRegionLoss(nn.Module):
         self.smooth = smooth
         self.threshold = threshold
         self.strength = strength
+        self.levels = levels
         self.from_logits = from_logits
         self.pos_weight: float | Tensor | None
         self.class_weights: float | Tensor | None
@@ -93,6 +95,7 @@ class OutlierRegionLoss(nn.Module):
             "smooth": self.smooth,
             "threshold": self.threshold,
             "strength": self.strength,
+            "levels": self.levels,
             "from_logits": self.from_logits,
             "pos_weight": self.pos_weight,
             "class_weights": self.class_weights,
