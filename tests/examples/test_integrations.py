@@ -1,0 +1,236 @@
+"""Every integration runs in its host's own code, and changes no more of it than it says."""
+
+import ast
+import re
+import runpy
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from monai.networks import one_hot
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from torch import nn
+
+import hugging_face
+import lightning_ramp
+import monai_3d
+import nnunet
+import segmentation_models
+import timm_backbone
+from gliomaseg_layers import CompoundLoss, MultiScaleFusion
+from toy_data import tumours
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples" / "integrations"
+PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "toy_data")
+MARK = "  # gliomaseg_layers"
+
+
+def marks(source: str) -> Counter[str]:
+    """Count the marked lines of every class and function, imports aside."""
+    lines = source.splitlines()
+    found: Counter[str] = Counter()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            body = lines[node.lineno - 1 : node.end_lineno]
+            found[node.name] = sum(line.endswith(MARK) for line in body)
+    return found
+
+
+def unmarked(source: str) -> list[str]:
+    """Name what is made of the library's on lines that are not marked, or on several."""
+    lines, tree = source.splitlines(), ast.parse(source)
+    ours = {
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == "gliomaseg_layers"
+        for alias in node.names
+    }
+    return [
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ours
+        if node.lineno != node.end_lineno or not lines[node.lineno - 1].endswith(MARK)
+    ]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_three_lines_at_most(name: str) -> None:
+    source = (FOLDER / f"{name}.py").read_text()
+    found = marks(source)
+    assert found.total() > 0
+    assert max(found.values()) <= 3
+    assert unmarked(source) == []
+    assert source.startswith('"""')
+
+
+def test_the_count_sees_what_is_not_marked() -> None:
+    source = "from gliomaseg_layers import A\n\ndef f():\n    a = A(){}\n    a = A(\n    ){}\n"
+    assert unmarked(source.format(MARK, MARK)) == ["A"]
+    assert unmarked(source.format("", "")) == ["A", "A"]
+    assert marks(source.format(MARK, MARK)) == {"f": 2}
+
+
+@pytest.fixture(autouse=True)
+def _nnunet_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nnU-Net example names its folders in the environment; here they are forgotten again."""
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", "")
+
+
+@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"distributed", "lightning_ramp"}))
+def test_runs_and_learns(name: str, capsys) -> None:
+    runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    losses = re.findall(r"loss ([\d.]+) -> ([\d.]+)", capsys.readouterr().out)
+    assert losses
+    assert all(float(last) < 0.9 * float(first) for first, last in losses)
+
+
+def gradient_of(parameters: list[nn.Parameter]) -> float:
+    """Return the least of the parameters' largest gradients."""
+    return min(0.0 if p.grad is None else p.grad.abs().max().item() for p in parameters)
+
+
+def test_unet_fuses_where_it_concatenated() -> None:
+    model = segmentation_models.fusion_unet()
+    images, labels = tumours(2, 64, 64)
+    CompoundLoss(mode="multiclass")(model(images), labels).backward()
+    *fused, last = model.decoder.blocks
+    assert len(fused) == len(model.encoder.out_channels) - 2
+    for block in fused:
+        assert isinstance(block.fuse, MultiScaleFusion)
+        assert block.conv1[0].in_channels == block.fuse.channels  # nothing is concatenated
+        assert gradient_of([block.fuse.shallow_weight, block.fuse.deep_weight]) > 0
+    assert not hasattr(last, "fuse")
+
+
+def test_attributes_reach_the_prediction() -> None:
+    model = segmentation_models.AttributeDeepLab(attributes=20).eval()
+    assert model.encoder.name == "regnetz_040"
+    images, labels = tumours(2, 64, 64)
+    with torch.no_grad():
+        one, same, other = (model(images[:1], vector) for vector in torch.eye(20)[[0, 0, 1]].split(1))
+    assert torch.equal(one, same)
+    assert (one - other).abs().max() > 1e-4 * one.abs().max()
+    CompoundLoss(mode="multiclass")(model(images, torch.rand(2, 20)), labels).backward()
+    assert gradient_of([model.known.mlp[-1].weight]) > 0
+
+
+def test_monai_labels_and_one_hot_labels_give_the_same_loss() -> None:
+    criterion = monai_3d.make_criterion()
+    heads, labels = torch.randn(2, 3, 3, 4, 32, 32), torch.randint(3, (2, 1, 4, 32, 32)).float()
+    hot = one_hot(labels, num_classes=3)
+    assert hot.shape == heads[:, 0].shape
+    torch.testing.assert_close(criterion(heads, labels), criterion(heads, hot))
+
+
+def test_monai_looks_for_islands_within_a_slice() -> None:
+    """The order of the slices does not matter; it does with windows of 7 and 21 slices."""
+    heads = torch.zeros(1, 1, 2, 48, 32, 32)
+    heads[:, :, 1] = -4
+    heads[:, :, 1, ::4, 12:18, 12:18] = 4  # an island of 6 x 6 pixels in every fourth slice
+    labels = torch.zeros(1, 1, 48, 32, 32)
+    order = torch.arange(48).view(12, 4).T.flatten()  # 12 such slices side by side: a rod
+    criterion, deep = monai_3d.make_criterion(), CompoundLoss(mode="multiclass")
+    torch.testing.assert_close(criterion(heads, labels), criterion(heads[:, :, :, order], labels))
+    assert not torch.isclose(
+        deep(heads[:, 0], labels), deep(heads[:, 0][:, :, order], labels), rtol=1e-3
+    )
+
+
+def test_nnunet_builds_and_finds_the_trainer(tmp_path: Path, monkeypatch) -> None:
+    trainer = nnunet.toy_trainer(tmp_path)
+    assert isinstance(trainer.loss, DeepSupervisionWrapper)
+    batch = nnunet.toy_batch(trainer)
+    outputs = [output.detach().requires_grad_() for output in trainer.network(batch["data"])]
+    loss = trainer.loss(outputs, batch["target"])
+    loss.backward()
+    ours = CompoundLoss(mode="multiclass", ignore_index=3)
+    parts = [
+        weight * ours(output, target)
+        for weight, output, target in zip(
+            trainer.loss.weight_factors, outputs, batch["target"], strict=True
+        )
+    ]
+    torch.testing.assert_close(loss, sum(parts))
+    ignored = (batch["target"][0] == 3).expand_as(outputs[0])
+    gradient = outputs[0].grad
+    assert ignored.any()
+    assert gradient is not None
+    assert (gradient[ignored] == 0).all()
+    assert (gradient[~ignored] != 0).all()
+    trainer.enable_deep_supervision = False
+    assert isinstance(trainer._build_loss(), CompoundLoss)
+
+    monkeypatch.setenv("nnUNet_extTrainer", str(FOLDER))
+    name = nnunet.nnUNetTrainerOutlier.__name__
+    assert recursive_find_trainer_class_by_name(name).__name__ == name
+
+
+def test_nnunet_refuses_regions(tmp_path: Path, monkeypatch) -> None:
+    trainer = nnunet.toy_trainer(tmp_path)
+    monkeypatch.setattr(trainer.label_manager, "_has_regions", True)
+    with pytest.raises(NotImplementedError, match="regions"):
+        trainer._build_loss()
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_small_050", "convnext_atto"])
+def test_timm_backbones(backbone: str) -> None:
+    model = timm_backbone.Segmenter(backbone)
+    images, labels = tumours(2, 64, 64)
+    logits = model(images)
+    assert logits.shape == (2, 3, 64, 64)
+    CompoundLoss(mode="multiclass")(logits, labels).backward()
+    weights = [fuse.shallow_weight for fuse in model.fusions]
+    assert gradient_of([*weights, model.context.project[0].weight]) > 0
+
+
+def test_lightning_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    whole, through = lightning_ramp.train(4)
+    half, first = lightning_ramp.train(2)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, second = lightning_ramp.train(4, resume=tmp_path / "half.ckpt")
+    assert first.weights + second.weights == through.weights == [step / 8 for step in range(8)]
+    pairs = zip(whole.model.parameters(), resumed.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert float(resumed.model.criterion.gamma) == 1
+
+
+def test_lightning_ramp_counts_steps_of_the_optimiser() -> None:
+    _, callback = lightning_ramp.train(3, accumulate=2)
+    assert callback.weights == [0, 0, 1 / 8, 1 / 8, 2 / 8, 2 / 8]
+
+
+def test_lightning_program(capsys) -> None:
+    runpy.run_path(str(FOLDER / "lightning_ramp.py"), run_name="__main__")
+    assert "after it: [0.5, 0.625, 0.75, 0.875]" in capsys.readouterr().out
+
+
+def test_hugging_face_evaluates_and_accumulates(tmp_path: Path) -> None:
+    """An accumulated loss is a mean too: undivided, it would be twice as large."""
+    whole = hugging_face.train(str(tmp_path), steps=1)
+    accumulated = hugging_face.train(str(tmp_path), steps=1, batch_size=2, accumulate=2)
+    losses = [trainer.state.log_history[0]["loss"] for trainer in (whole, accumulated)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.2)
+    assert 0 < whole.evaluate(hugging_face.Cases())["eval_loss"] < 2 * losses[0]
+
+
+def test_accelerate_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    criterion = CompoundLoss(mode="multiclass")
+    weights = hugging_face.train_plainly(criterion, str(tmp_path), steps=3)
+    weights += hugging_face.train_plainly(criterion, str(tmp_path), steps=3, resume=True)
+    assert weights == [step / 8 for step in range(6)]
+    assert float(criterion.gamma) == 6 / 8
+
+
+def test_two_processes_compute_what_one_does() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    program = ["--nproc_per_node", "2", FOLDER / "distributed.py"]
+    done = subprocess.run([*command, *program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    same, uneven = (float(x) for x in re.findall(r": (\d\.\de[-+]\d+)$", done.stdout, re.M))
+    assert same < 1e-6
+    assert uneven > 1e-4
