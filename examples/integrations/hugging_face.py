@@ -25,7 +25,7 @@ class SegmentationTrainer(Trainer):
     """The `Trainer` with our loss."""
 
     # Ours is a mean over the batch: the Trainer divides it where it accumulates gradients.
-    loss_is_scaled_for_ga = False
+    loss_is_scaled_for_ga = False  # gliomaseg_layers
     criterion = CompoundLoss(mode="multiclass", ignore_index=255)  # gliomaseg_layers
 
     def compute_loss(

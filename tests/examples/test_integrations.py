@@ -84,9 +84,11 @@ def _nnunet_folders(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"distributed", "lightning_ramp"}))
 def test_runs_and_learns(name: str, capsys) -> None:
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
-    losses = re.findall(r"loss ([\d.]+) -> ([\d.]+)", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    losses = re.findall(r"loss ([\d.]+) -> ([\d.]+)", printed)
     assert losses
     assert all(float(last) < 0.9 * float(first) for first, last in losses)
+    assert all(float(dice) > 0.3 for dice in re.findall(r"Dice ([\d.]+)", printed))
 
 
 def gradient_of(parameters: list[nn.Parameter]) -> float:
@@ -112,7 +114,9 @@ def test_attributes_reach_the_prediction() -> None:
     assert model.encoder.name == "regnetz_040"
     images, labels = tumours(2, 64, 64)
     with torch.no_grad():
-        one, same, other = (model(images[:1], vector) for vector in torch.eye(20)[[0, 0, 1]].split(1))
+        one, same, other = (
+            model(images[:1], vector) for vector in torch.eye(20)[[0, 0, 1]].split(1)
+        )
     assert torch.equal(one, same)
     assert (one - other).abs().max() > 1e-4 * one.abs().max()
     CompoundLoss(mode="multiclass")(model(images, torch.rand(2, 20)), labels).backward()
