@@ -8,6 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 CORE_READY := .venv-core/.ready
 TORCH_CORE := 2.13.0
+EVIDENCE := PYTHONPATH=examples $(BIN)/python benchmarks/evidence
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-core check format docs bench evidence clean
@@ -42,8 +43,10 @@ bench: $(READY) ## run the benchmarks and save benchmarks/results/local.json
 
 evidence: $(READY) ## compare the loss with its rivals on slices (DATA=path to kaggle_3m; hours); resumes where it stopped
 	@test -n "$(DATA)" || { echo "give the slices: make evidence DATA=path to kaggle_3m"; exit 2; }
-	PYTHONPATH=examples $(BIN)/python benchmarks/evidence/run.py --data "$(DATA)"
-	PYTHONPATH=examples $(BIN)/python benchmarks/evidence/page.py
+	for stage in final screen scratch; do $(EVIDENCE)/run.py --data "$(DATA)" --stage $$stage || exit; done
+	$(EVIDENCE)/flagged.py --data "$(DATA)"
+	$(EVIDENCE)/timing.py
+	$(EVIDENCE)/page.py
 
 clean: ## remove environments, caches and runs
 	rm -rf .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks runs dist

@@ -85,7 +85,7 @@ def draw_noise_test(path: Path) -> None:
         ("Paper's density D: high on\nnoise, 0 on the true region", density_map(image), "viridis"),
         ("Outlier weight w: flags\nnoise, whole and alone", outlier_weight(image), "viridis"),
         ("“paper” adds -D: below 0,\na reward for noise", extra["paper"], "coolwarm"),
-        ("“suppress” adds 4 w CE:\nnoise costs 5 times as much", extra["suppress"], "coolwarm"),
+        ("“suppress” adds 1000 w CE:\nnoise costs the most", extra["suppress"], "coolwarm"),
         (
             "“penalty” adds 0.1 w (-log(1 - q)):\nnoise costs, without a label",
             extra["penalty"],

@@ -14,7 +14,7 @@ from tolerances import TOLERANCES
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 HALVES = [BF16, F16]
-FORMULATIONS = ["suppress", "penalty", "paper"]
+FORMULATIONS = ["balanced", "suppress", "penalty", "paper"]
 MODES = [("binary", 1), ("multilabel", 3), ("multiclass", 2), ("multiclass", 4)]
 SMALL: dict[str, Any] = {"inner": 3, "outer": 7}
 
@@ -56,9 +56,11 @@ def case(
     *,
     batch: int = 2,
     seed: int = 0,
+    sharpness: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return a scene's logits or probabilities, and its target."""
     x, target = scene((batch, channels, *spatial), mode, seed)
+    x = x * sharpness
     if not from_logits:
         x = x.softmax(1) if mode == "multiclass" else x.sigmoid()
     return x, target

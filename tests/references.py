@@ -275,13 +275,14 @@ def outlier_region_loss(
     target: ArrayLike | torch.Tensor,
     *,
     mode: str = "binary",
-    formulation: str = "suppress",
+    formulation: str = "balanced",
     inner: int | tuple[int, ...] = 7,
     outer: int | tuple[int, ...] = 21,
     smooth: float = 1.0,
     threshold: float | None = None,
     strength: float | None = None,
     levels: Sequence[float] | None = None,
+    share: float = 0.1,
     from_logits: bool = True,
     pos_weight: Any = None,
     class_weights: Any = None,
@@ -309,9 +310,9 @@ def outlier_region_loss(
     winner = winners(x, mode, from_logits)
     spread = (lambda m: m[:, None]) if multiclass else (lambda m: m)
     if strength is None:
-        strength = {"suppress": 1000.0, "penalty": 0.1, "paper": 0.0}[formulation]
+        strength = {"balanced": 1000.0, "suppress": 4.0, "penalty": 0.1}.get(formulation, 0.0)
     if levels is None:
-        levels = (0.1, 0.3, 0.5) if formulation == "suppress" else (0.5,)
+        levels = (0.1, 0.3, 0.5) if formulation == "balanced" else (0.5,)
 
     if formulation == "paper":
         q = probabilities(x, mode, from_logits)
@@ -320,14 +321,16 @@ def outlier_region_loss(
         extra_by_x = np.zeros_like(x)  # not pointwise: below
     else:
         extra, extra_by_x = np.zeros_like(ce), np.zeros_like(x)
-        for level in levels:
-            w = (
-                strength
-                / len(levels)
-                * outlier_weight_at(
-                    x, level, mode=mode, from_logits=from_logits, valid=valid, **windows
-                )
-            )
+        at: Any = {"mode": mode, "from_logits": from_logits, "valid": valid, **windows}
+        weights = [outlier_weight_at(x, level, **at) / len(levels) for level in levels]
+        for image in np.ndindex(ce.shape[: 1 if multiclass else 2]):
+            flagged, k = sum(w[image].sum() for w in weights), strength
+            if formulation == "balanced" and flagged:
+                pixels = np.broadcast_to(valid, ce.shape)[image].sum()
+                k = min(strength, share * pixels / flagged)
+            for w in weights:
+                w[image] *= k
+        for level, w in zip(levels, weights, strict=True):
             of, of_by_x = ce, by_x
             if formulation == "penalty":
                 winner = winners(x, mode, from_logits, level)

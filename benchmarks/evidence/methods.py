@@ -36,9 +36,18 @@ def ours(**settings: object) -> Method:
     return CompoundLoss(**arguments)  # type: ignore[arg-type]
 
 
+def suppress(strength: float, levels: Sequence[float] = (0.5,)) -> Method:
+    return ours(formulation="suppress", strength=strength, levels=levels)
+
+
 def dense_flag(logits: Tensor, mask: Tensor, *, outer: int = OUTER, size: int = NOISE) -> Tensor:
     """Return the library's outlier weight."""
     return outlier_weight(logits, from_logits=True, inner=INNER, outer=outer, threshold=size)
+
+
+def shifted(logits: Tensor, level: float) -> Tensor:
+    """Return logits, without gradient, above 0 where the probability is above a level."""
+    return logits.detach() - math.log(level / (1 - level))
 
 
 def two_window_flag(logits: Tensor, mask: Tensor) -> Tensor:
@@ -96,8 +105,7 @@ def flagged(
     """
 
     def loss(logits: Tensor, mask: Tensor) -> Tensor:
-        shifts = (math.log(level / (1 - level)) for level in levels)
-        weight = torch.stack([flag(logits.detach() - shift, mask) for shift in shifts]).mean(0)
+        weight = torch.stack([flag(shifted(logits, level), mask) for level in levels]).mean(0)
         scores = scnp(logits, mask) if worst_neighbour else logits
         cost = F.binary_cross_entropy_with_logits(scores, mask, reduction="none")
         count = weight.sum().clamp(min=max(1.0, least * weight.numel()))
@@ -182,9 +190,10 @@ METHODS: dict[str, Method] = {
     CONTROL: ours(alpha=2.0, gamma=0.0),
     # The paper's threshold scales as an area does: 33 / 4.
     "paper": ours(formulation="paper", threshold=8),
-    **{f"suppress {s:g}": ours(strength=s, levels=(0.5,)) for s in (1.0, 4.0, 16.0, 1000.0)},
-    **{f"levels, suppress {s:g}": ours(strength=s, levels=LEVELS) for s in (250.0, 1000.0, 4000.0)},
-    "levels, capped suppress 1000": flagged(1.0, LEVELS, least=1e-3),
+    **{f"suppress {s:g}": suppress(s) for s in (1.0, 4.0, 16.0, 1000.0)},
+    **{f"levels, suppress {s:g}": suppress(s, LEVELS) for s in (250.0, 1000.0, 4000.0)},
+    "levels, suppress 1000 or the mean over flagged": flagged(1.0, LEVELS, least=1e-3),
+    **{f"balanced {s:g}": ours(share=s) for s in (0.03, 0.1, 0.3, 1.0)},
     **{f"penalty {s:g}": ours(formulation="penalty", strength=s) for s in (0.03, 0.1, 0.3)},
     "mean over flagged 0.5": flagged(0.5),
     **{f"levels, mean over flagged {s:g}": flagged(s, LEVELS) for s in (0.1, 0.5, 1.0)},

@@ -1,7 +1,9 @@
 """Write README.md and its plots from what the runs have left in results/."""
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +12,8 @@ from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 
 from methods import BASELINE, CONTROL
-from run import FOLDS, POST_PROCESSING, STAGES, finished, results_file
+from run import BATCH, FOLDS, FROM_SCRATCH, POST_PROCESSING, RESULTS, STAGES, finished, results_file
+from timing import NETWORK
 
 HERE = Path(__file__).parent
 MARK = "<!-- results -->"
@@ -99,14 +102,18 @@ def shown(values: Array, digits: int, sign: str = "") -> str:
     return f"{value} ({low} to {high})"
 
 
-def results_table(sample: Bootstrap, methods: Iterable[str], intervals: bool) -> str:
-    lines = [f"| | {' | '.join(METRICS)} |", "| --- |" + " ---: |" * len(METRICS)]
+def results_table(
+    sample: Bootstrap, methods: Iterable[str], intervals: bool, milliseconds: dict[str, float]
+) -> str:
+    lines = [f"| | {' | '.join(METRICS)} | loss, ms |", "| --- |" + " ---: |" * (len(METRICS) + 1)]
     for method in methods:
         cells = []
         for name in METRICS:
             values = sample.metric(name, method)
             digits = 3 if "Dice" in name or "IoU" in name else 1
             cells.append(shown(values, digits) if intervals else f"{values[0]:.{digits}f}")
+        time = milliseconds.get(method.removeprefix(FROM_SCRATCH))
+        cells.append("" if time is None else f"{time:.0f}")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -180,7 +187,15 @@ def plot_differences(sample: Bootstrap, methods: list[str], path: Path) -> None:
     plt.close(figure)
 
 
-def stage_part(stage: str, title: str) -> str:
+def time_part(times: dict[str, Any]) -> str:
+    return (
+        f"Loss, ms: forward and backward of the loss alone, a batch of {BATCH}, median, on "
+        f"{times['device']}, {times['threads']} threads, torch {times['torch']}; the network's own "
+        f"forward and backward took {times['ms'][NETWORK]:.0f} ms in the same run."
+    )
+
+
+def stage_part(stage: str, title: str, times: dict[str, Any]) -> str:
     """Return a stage's tables and plots, of the seeds that every fold has finished."""
     folds, all_seeds, names = STAGES[stage]
     done = {
@@ -197,14 +212,16 @@ def stage_part(stage: str, title: str) -> str:
     slices = sample.table.xs((BASELINE, 0.5, seeds[0]))["slices"].sum()
     post = [f"{name}, {clean}" for name in (BASELINE, CONTROL) for clean in POST_PROCESSING]
     methods = [*names, *(name for name in post if name.split(", ")[0] in names)]
+    figure = HERE / "images" / f"{stage}-trade.png"
     parts = [
         f"## {title}",
         f"{len(folds)} of {len(FOLDS)} folds: {len(sample.patients)} patients, {slices} slices; "
         f"seeds: {', '.join(map(str, seeds))}.",
-        results_table(sample, methods, intervals=stage == "final"),
-        f"![Spurious against missed regions](images/{stage}-trade.png)",
+        results_table(sample, methods, stage == "final", times["ms"]),
     ]
-    plot_trade(sample, methods, HERE / "images" / f"{stage}-trade.png")
+    if stage != "scratch":
+        parts.append(f"![Spurious against missed regions](images/{figure.name})")
+        plot_trade(sample, methods, figure)
     if stage == "final":
         parts += [
             "### Paired differences",
@@ -218,8 +235,10 @@ def stage_part(stage: str, title: str) -> str:
 def main() -> None:
     readme = HERE / "README.md"
     introduction = readme.read_text().split(MARK)[0].rstrip()
-    parts = [stage_part("final", "Finalists"), stage_part("screen", "Screening")]
-    readme.write_text("\n\n".join([introduction, MARK, *parts]) + "\n")
+    times = json.loads((RESULTS / "time.json").read_text())
+    titles = {"final": "Finalists", "screen": "Screening", "scratch": "Without a warm start"}
+    parts = [stage_part(stage, title, times) for stage, title in titles.items()]
+    readme.write_text("\n\n".join([introduction, MARK, time_part(times), *parts]) + "\n")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ FINALISTS = (
     "suppress 4",
     "suppress 1000",
     "levels, suppress 1000",
+    "balanced 0.1",
     "SCNP",
     "blob loss",
 )
@@ -54,7 +55,7 @@ EXPECTED_WARNINGS = (
 )
 # Trained by the method from the first step on, for as many steps as warm start and method together.
 FROM_SCRATCH = "from scratch, "
-UNPREPARED = (BASELINE, "levels, suppress 1000", "levels, capped suppress 1000")
+UNPREPARED = (BASELINE, "levels, suppress 1000", "balanced 0.1")
 STAGES = {
     "screen": (FOLDS[1:2], SEEDS[:2], tuple(METHODS)),
     "scratch": (FOLDS[1:2], SEEDS[:2], tuple(FROM_SCRATCH + name for name in UNPREPARED)),
@@ -148,14 +149,7 @@ def run(folder: Path, fold: int, seed: int, methods: Sequence[str]) -> str:
     methods = [name for name in methods if name not in finished(results)]
     if not methods:
         return f"{results.name}: nothing to do"
-    everything, patients = load(folder)
-    tested = np.random.default_rng(23).permutation(patients.max() + 1) % len(FOLDS) == fold
-    held_out = tested[patients]
-    data = Slices(
-        Subset(everything, np.flatnonzero(~held_out).tolist()),
-        Subset(everything, np.flatnonzero(held_out).tolist()),
-    )
-    masks = everything.tensors[1][held_out].squeeze(1).numpy() > 0
+    data, masks, patients = split(folder, fold)
     for name in methods:
         start = time.perf_counter()
         method = METHODS[name.removeprefix(FROM_SCRATCH)]
@@ -169,9 +163,22 @@ def run(folder: Path, fold: int, seed: int, methods: Sequence[str]) -> str:
         module = Training(model, method, falling_over=steps)
         trainer(steps).fit(module, data)
         batches: Any = trainer(1).predict(module, datamodule=data)
-        record(results, name, torch.cat(batches).numpy(), masks, patients[held_out])
+        record(results, name, torch.cat(batches).numpy(), masks, patients)
         print(f"{results.stem}: {name}, {time.perf_counter() - start:.0f} s", flush=True)
     return f"{results.name}: done"
+
+
+def split(folder: Path, fold: int) -> tuple[Slices, Masks, NDArray[np.int64]]:
+    """Return a fold's slices, and the masks and patients of those held out."""
+    everything, patients = load(folder)
+    tested = np.random.default_rng(23).permutation(patients.max() + 1) % len(FOLDS) == fold
+    held_out = tested[patients]
+    data = Slices(
+        Subset(everything, np.flatnonzero(~held_out).tolist()),
+        Subset(everything, np.flatnonzero(held_out).tolist()),
+    )
+    masks = everything.tensors[1][held_out].squeeze(1).numpy() > 0
+    return data, masks, patients[held_out]
 
 
 def network() -> nn.Module:

@@ -110,8 +110,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = toy_trainer(Path(folder))
         batch = toy_batch(trainer)
-        losses = [float(trainer.train_step(batch)["loss"]) for _ in range(5)]
-    print(f"nnU-Net, 5 steps: loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+        losses = [float(trainer.train_step(batch)["loss"]) for _ in range(12)]
+    print(f"nnU-Net, 12 steps: loss {losses[0]:.3f} -> {losses[-1]:.3f}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 MODES = ("binary", "multilabel", "multiclass")
-FORMULATIONS = ("suppress", "penalty", "paper")
+FORMULATIONS = ("balanced", "suppress", "penalty", "paper")
 REDUCTIONS = ("none", "mean", "sum")
 BACKENDS = ("auto", "eager", "triton")
 

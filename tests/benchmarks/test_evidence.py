@@ -186,9 +186,11 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(page, "HERE", tmp_path)
     monkeypatch.setattr(page, "RESAMPLES", 20)
     monkeypatch.setattr(page, "STAGES", {"final": (run.FOLDS, [0, 1], names)})
-    part = page.stage_part("final", "Finalists")
+    times = {"ms": {"BCE + Dice": 3.2}}
+    part = page.stage_part("final", "Finalists", times)
     assert "5 of 5 folds: 12 patients" in part
     assert "seeds: 0." in part  # of the other there is nothing yet
+    assert part.count(" | 3 |\n") == 1  # the loss's time, beside the baseline alone
     assert (tmp_path / "images" / "final-trade.png").stat().st_size > 10_000
 
 

@@ -96,12 +96,23 @@ for call in WINDOWED:
 for call in (loss, density, weight, compound_loss):
     BAD.append((call, (), {"inner": (3,) * 3, "outer": 9}, ValueError, "inner", "2", "(3, 3, 3)"))
     BAD.append((call, (), {"inner": 3, "outer": (9,) * 3}, ValueError, "outer", "2", "(9, 9, 9)"))
+for call in (loss, weight, layer, compound):
+    BAD += [
+        (call, (), {"levels": 0.5}, TypeError, "levels", "sequence", "0.5"),
+        (call, (), {"levels": "0.5"}, TypeError, "levels", "sequence", "'0.5'"),
+        (call, (), {"levels": ()}, ValueError, "levels", "at least one", "()"),
+        (call, (), {"levels": (0.5, 1.0)}, ValueError, "levels", "between 0 and 1", "1.0"),
+        (call, (), {"levels": (0, 0.5)}, ValueError, "levels", "between 0 and 1", "(0, 0.5)"),
+        (call, (), {"levels": [None]}, TypeError, "levels", "number", "None"),
+    ]
 for call in (loss, layer, compound):
     BAD += [
         (call, (), {"inner": (3, 3), "outer": (7,) * 3}, ValueError, "inner", "axis", "(3, 3)"),
         (call, (), {"strength": -0.1}, ValueError, "strength", ">= 0", "-0.1"),
         (call, (), {"strength": True}, TypeError, "strength", "number", "True"),
         (call, (), {"strength": torch.inf}, ValueError, "strength", "finite", "inf"),
+        (call, (), {"share": 0}, ValueError, "share", "> 0", "0"),
+        (call, (), {"share": None}, TypeError, "share", "number", "None"),
         (call, (), {"formulation": "x"}, ValueError, "formulation", "'suppress'", "'x'"),
         (call, (), {"reduction": "avg"}, ValueError, "reduction", "'mean'", "'avg'"),
         (call, (), {"backend": "cuda"}, ValueError, "backend", "'auto'", "'cuda'"),

@@ -90,6 +90,80 @@ def test_memory_layout_does_not_matter(mode, channels, formulation, layout):
 
 
 @either_input
+@pytest.mark.parametrize("formulation", ["balanced", "suppress", "penalty"])
+@every_mode
+def test_levels_match_reference(mode, channels, formulation, from_logits):
+    settings = {"mode": mode, "formulation": formulation, "from_logits": from_logits, **SMALL}
+    x, target = case((19, 23), mode, channels, from_logits, sharpness=0.5)
+    values = []
+    for levels in ((0.5,), (0.05,), (0.95,), (0.05, 0.3, 0.95)):
+        loss, _ = check_loss(x, target, levels=levels, reduction="none", **settings)
+        values.append(loss)
+    assert not torch.allclose(values[0], values[1])
+    assert not torch.allclose(values[0], values[2])
+    if formulation == "balanced":  # whose strength depends on all levels
+        return
+    torch.testing.assert_close(
+        values[3] * 3,
+        values[1]
+        + values[2]
+        + outlier_region_loss(x, target, levels=[0.3], reduction="none", **settings),
+        **TOLERANCES[F64],
+    )
+
+
+@pytest.mark.parametrize("settings", [{"share": 0.02}, {"share": 10.0}, {"strength": 3.0}])
+@every_mode
+def test_balance(mode, channels, settings):
+    """Flagged pixels weigh a share of their own image at most, and no more than the strength."""
+    x, target = case((19, 23), mode, channels)
+    x[1] *= 3  # the images differ
+    check_loss(x, target, mode=mode, reduction="none", **settings, **SMALL)
+    halves = [
+        outlier_region_loss(x[i : i + 1], target[i : i + 1], mode=mode, **settings, **SMALL)
+        for i in range(2)
+    ]
+    whole = outlier_region_loss(x, target, mode=mode, **settings, **SMALL)
+    torch.testing.assert_close(sum(halves) / 2, whole)
+
+
+def test_balance_by_hand():
+    logits, target = torch.full((1, 1, 64, 64), -3.0), torch.zeros(1, 1, 64, 64)
+    logits[..., 20:23, 20:23] = 3.0
+    w = 1 - 9 / 441
+    for settings, strength in (
+        ({}, 0.1 * 4096 / (9 * w)),
+        ({"share": 0.5}, 0.5 * 4096 / (9 * w)),
+        ({"share": 5.0}, 1000.0),
+        ({"strength": 7.0}, 7.0),
+        ({"mask": torch.arange(64).expand(1, 64, 64) < 48}, 0.1 * 3072 / (9 * w)),
+    ):
+        loss, plain = (
+            outlier_region_loss(logits, target, reduction="none", **(settings | more))
+            for more in ({}, {"strength": 0})
+        )
+        assert float((loss / plain)[0, 0, 21, 21]) == pytest.approx(1 + strength * w)
+
+
+def test_penalty_pushes_the_class_of_each_level():
+    """A doubtful island is white at level 0.1, and pushed down; black at 0.5, and left alone."""
+    logits = torch.full((1, 1, 40, 40), -6.0)
+    logits[..., 10:13, 10:13] = -1.0
+    logits.requires_grad_()
+    target = torch.zeros_like(logits)
+    for levels, pushed in (((0.1,), 9), ((0.5,), 0)):
+        terms = [
+            outlier_region_loss(
+                logits, target, formulation="penalty", levels=levels, strength=s, reduction="sum"
+            )
+            for s in (1.0, 0.0)
+        ]
+        (slope,) = torch.autograd.grad(terms[0] - terms[1], logits)
+        assert (slope > 0).sum() == pushed
+        assert (slope < 0).sum() == 0
+
+
+@either_input
 @every_formulation
 @every_mode
 def test_derivatives_of_both_orders(mode, channels, formulation, from_logits):
@@ -130,14 +204,18 @@ def test_every_order_of_three_classes(formulation, top):
 
 def test_defaults():
     x, target = case((37, 41), "binary", 1)
-    for formulation, strength in (("suppress", 4.0), ("penalty", 0.1)):
+    for formulation, given in (
+        ("balanced", {"strength": 1000.0, "levels": (0.1, 0.3, 0.5), "share": 0.1}),
+        ("suppress", {"strength": 4.0, "levels": (0.5,)}),
+        ("penalty", {"strength": 0.1, "levels": (0.5,)}),
+    ):
         plain = outlier_region_loss(x, target, formulation=formulation, reduction="none")
-        given = {"strength": strength, "inner": 7, "outer": 21, "backend": "eager"}
+        given |= {"inner": 7, "outer": 21, "backend": "eager"}
         said = outlier_region_loss(x, target, formulation=formulation, reduction="none", **given)
         assert torch.equal(plain, said)
     assert torch.equal(
         outlier_region_loss(x, target),
-        outlier_region_loss(x, target, formulation="suppress", mode="binary", reduction="mean"),
+        outlier_region_loss(x, target, formulation="balanced", mode="binary", reduction="mean"),
     )
 
 

@@ -58,6 +58,36 @@ def test_match_reference(shape, settings, mode, channels):
         assert (w == 0).any()
 
 
+@pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probs"])
+@every_mode
+@pytest.mark.parametrize("levels", [(0.1,), (0.9,), (0.1, 0.3, 0.5)])
+def test_levels_match_reference(levels, mode, channels, from_logits):
+    x = case((19, 23), mode, channels, from_logits, sharpness=0.4)[0]
+    settings = {"mode": mode, "from_logits": from_logits, **SMALL}
+    weight = check_weight(x, levels=levels, **settings)
+    assert not np.array_equal(weight, references.outlier_weight(x, **settings))
+    check_weight(x, levels=levels, valid=masks(x, mode)[0], **settings)
+
+
+@pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probs"])
+def test_a_level_says_how_sure_an_island_must_be(from_logits):
+    probs = torch.full((1, 1, 64, 64), 0.01)
+    probs[..., 8:11, 8:11] = 0.2
+    probs[..., 40:43, 40:43] = 0.7
+    two = torch.cat([1 - probs, probs], 1)
+    three = torch.cat([1 - probs, probs / 2, probs / 2], 1)  # no class above 0.35
+    third = three[:, 1:2] / (three[:, :1] + three[:, 1:2])  # of class 1 against the background
+    for x, mode, share in (
+        (probs, "binary", probs),
+        (two, "multiclass", probs),
+        (three, "multiclass", third),
+    ):
+        given = (x.log() if mode == "multiclass" else x.logit()) if from_logits else x
+        for level in (0.05, 0.1, 0.3, 0.5, 0.6):
+            weight = outlier_weight(given, mode=mode, from_logits=from_logits, levels=(level,))
+            assert torch.equal((weight > 0).view(64, 64), (share > level).view(64, 64))
+
+
 @pytest.mark.parametrize(
     ("mode", "channels", "which"),
     [(*mode, which) for mode in MODES for which in range(2 if mode[0] == "multiclass" else 3)],

@@ -16,6 +16,8 @@ SETTINGS = {
     "smooth": 0.25,
     "threshold": 6.0,
     "strength": 1.5,
+    "levels": (0.2, 0.6),
+    "share": 0.01,
     "from_logits": False,
     "pos_weight": 3.0,
     "class_weights": torch.tensor([1.0, 2.0, 0.5]),
@@ -25,12 +27,13 @@ SETTINGS = {
 }
 
 
-MATTER = set(SETTINGS) - {"mode", "smooth", "backend"}
+MATTER = set(SETTINGS) - {"mode", "smooth", "backend", "strength"}
 ALONE = [({}, {name: SETTINGS[name]}) for name in sorted(MATTER)]
+STRENGTH = [({"formulation": "suppress"}, {"strength": SETTINGS["strength"]})]
 PAPER = [({"formulation": "paper"}, {name: SETTINGS[name]}) for name in ("smooth", "threshold")]
 
 
-@pytest.mark.parametrize(("base", "change"), [*ALONE, *PAPER, ({}, SETTINGS)])
+@pytest.mark.parametrize(("base", "change"), [*ALONE, *STRENGTH, *PAPER, ({}, SETTINGS)])
 def test_is_the_function(base, change):
     base = {"mode": "multilabel", "from_logits": "from_logits" in change, **SMALL, **base}
     settings = base | change
@@ -95,7 +98,7 @@ def test_repr_mentions_the_settings():
     shown = repr(OutlierRegionLoss(**SETTINGS))
     for name, value in SETTINGS.items():
         assert f"{name}={value!r}" in shown
-    assert "formulation='suppress'" in repr(OutlierRegionLoss())
+    assert "formulation='balanced'" in repr(OutlierRegionLoss())
 
 
 @every_formulation

@@ -27,8 +27,8 @@ from gliomaseg_layers.functional.region_density import density_of, outlier_weigh
 
 __all__ = ["OutlierTerms", "check_outlier_settings", "outlier_region_loss", "outlier_terms"]
 
-DEFAULT_STRENGTH = {"suppress": 1000.0, "penalty": 0.1}
-DEFAULT_LEVELS = {"suppress": (0.1, 0.3, 0.5), "penalty": (0.5,)}
+DEFAULT_STRENGTH = {"balanced": 1000.0, "suppress": 4.0, "penalty": 0.1}
+DEFAULT_LEVELS = {"balanced": (0.1, 0.3, 0.5), "suppress": (0.5,), "penalty": (0.5,)}
 
 
 def outlier_region_loss(
@@ -36,13 +36,14 @@ def outlier_region_loss(
     target: Tensor,
     *,
     mode: str = "binary",
-    formulation: str = "suppress",
+    formulation: str = "balanced",
     inner: int | Sequence[int] = 7,
     outer: int | Sequence[int] = 21,
     smooth: float = 1.0,
     threshold: float | None = None,
     strength: float | None = None,
     levels: Sequence[float] | None = None,
+    share: float = 0.1,
     from_logits: bool = True,
     pos_weight: float | Tensor | None = None,
     class_weights: float | Tensor | None = None,
@@ -53,16 +54,21 @@ def outlier_region_loss(
 ) -> Tensor:
     r"""Cross-entropy with a term for outlier regions: islands too small to be believed.
 
-    With CE the pixel's cross-entropy, w the weight of ``outlier_weight``, D the density of
-    ``density_map`` and :math:`c^*` the class predicted at the pixel:
+    With CE the pixel's cross-entropy, :math:`w_t` the weight of ``outlier_weight`` at level t,
+    :math:`c_t` the class predicted at the pixel at that level, the mean over the levels, and D the
+    density of ``density_map``:
 
     .. math::
-        \text{suppress:} \quad L &= CE \, (1 + \mathrm{strength} \cdot w) \\
-        \text{penalty:} \quad L &= CE - \mathrm{strength} \cdot w \log(1 - q_{c^*}) \\
+        \text{suppress:} \quad L &= CE \, (1 + \mathrm{strength} \cdot \mathrm{mean}_t w_t) \\
+        \text{penalty:} \quad L &=
+            CE - \mathrm{strength} \cdot \mathrm{mean}_t [w_t \log(1 - q_{c_t})] \\
         \text{paper:} \quad L &= CE - D
 
     - "suppress" follows the label: the cross-entropy inside an outlier region counts up to
-      ``1 + strength`` times, which pushes a false island away and a true small region up.
+      ``1 + strength`` times, which pushes a false island away and a true small region up. Islands
+      are a handful of pixels of a batch; 1000 gives them a say beside all others. A network that
+      is nowhere near its solution has many more of them: let a :class:`WeightRamp` bring the
+      term in, or clip gradients, where the optimiser is not Adam's kind.
     - "penalty" needs no label: it pushes every pixel of an outlier region towards the other
       classes, a true small region too.
     - "paper" is eq. 12 of [WAN23] to the letter, for those who reproduce it. D is 0 until
@@ -94,8 +100,11 @@ def outlier_region_loss(
             larger on one. Thick slices want ``inner=(1, 7, 7), outer=(1, 21, 21)``.
         smooth: added to both counts of D, in pixels, > 0; "paper" only.
         threshold: pixels; overrides S of ``outlier_weight``, or T of ``density_map`` in "paper".
-        strength: weight of the term, >= 0; None for 4.0 ("suppress") or 0.1 ("penalty"). At 0 both
+        strength: weight of the term, >= 0; None for 1000 ("suppress") or 0.1 ("penalty"). At 0 both
             equal the cross-entropy. "paper" has none.
+        levels: probabilities between 0 and 1 at which outlier regions are looked for; None for 0.1,
+            0.3 and 0.5 ("suppress") or 0.5 ("penalty"). In multiclass mode levels other than 0.5
+            take class 0 for the background. "paper" has none.
         from_logits: False where ``input`` holds probabilities in [0, 1]; their logarithms are
             clamped at -100, with zero gradient where the clamp acts, and their gradient saturates
             at the largest number of their dtype.
@@ -120,6 +129,7 @@ def outlier_region_loss(
         RuntimeError: ``backend="triton"``, or a class index out of range (is it `ignore_index`?).
 
     Source: [WAN23] eq. 12 ("paper"); "suppress" and "penalty" give its aim a gradient that does it.
+    What each does on data, and why the defaults are as they are: docs/outlier_region_loss.md.
 
     Example:
         >>> import torch
@@ -128,8 +138,8 @@ def outlier_region_loss(
         >>> target = torch.zeros(1, 1, 64, 64)
         >>> plain = outlier_region_loss(logits, target, strength=0, reduction="none")
         >>> loss = outlier_region_loss(logits, target, reduction="none")
-        >>> round(float((loss / plain)[0, 0, 21, 21]), 3)  # 1 + 4 (1 - 9 / 441)
-        4.918
+        >>> round(float((loss / plain)[0, 0, 21, 21]), 2)  # 1 + 0.1 * 4096 / 9: a tenth of all
+        46.51
     """
     settings: dict[str, Any] = {
         "mode": mode,
@@ -140,6 +150,7 @@ def outlier_region_loss(
         "threshold": threshold,
         "strength": strength,
         "levels": levels,
+        "share": share,
         "from_logits": from_logits,
         "pos_weight": pos_weight,
         "class_weights": class_weights,
@@ -171,6 +182,7 @@ def outlier_terms(
     threshold: float | None,
     strength: float | None,
     levels: Sequence[float] | None,
+    share: float,
     from_logits: bool,
     pos_weight: float | Tensor | None,
     class_weights: float | Tensor | None,
@@ -192,8 +204,11 @@ def outlier_terms(
                 weight * _confidence_cost(scores, scores.predicted(level))
                 for weight, level in zip(weights, levels, strict=True)
             ]
-        extra = torch.stack(weights).mean(0) * strength
-        if formulation == "suppress":
+        extra = torch.stack(weights).mean(0)
+        if formulation == "balanced":
+            strength = _balanced_strength(extra, scores, strength, share)
+        extra = extra * strength
+        if formulation != "penalty":
             extra = extra * cross_entropy
     return OutlierTerms(cross_entropy, extra, scores, target)
 
@@ -208,6 +223,7 @@ def check_outlier_settings(
     threshold: float | None,
     strength: float | None,
     levels: Sequence[float] | None,
+    share: float,
     from_logits: bool,
     pos_weight: float | Tensor | None,
     class_weights: float | Tensor | None,
@@ -228,6 +244,7 @@ def check_outlier_settings(
         check_not_negative("strength", strength)
     if levels is not None:
         check_levels("levels", levels)
+    check_positive("share", share)
     check_bool("from_logits", from_logits)
     check_weight("pos_weight", pos_weight)
     check_weight("class_weights", class_weights)
@@ -243,6 +260,18 @@ def check_outlier_settings(
             "`backend` 'triton' cannot run: this version has no Triton kernels; "
             "use 'auto' or 'eager'"
         )
+
+
+def _balanced_strength(weight: Tensor, scores: Scores, strength: float, share: float) -> Tensor:
+    """Return the strength at which flagged pixels weigh a share of their image, or the given one.
+
+    Every image and channel is balanced by itself, so that no batch or process sees another.
+    """
+    axes = tuple(range(1 if scores.multiclass else 2, weight.dim()))
+    valid = torch.ones_like(weight[:1]) if scores.valid is None else scores.valid.to(weight.dtype)
+    # The smallest weight is a half: the floor acts where nothing is flagged alone.
+    total = weight.sum(axes, keepdim=True).clamp(min=0.1)
+    return (share * valid.sum(axes, keepdim=True) / total).clamp(max=strength)
 
 
 def _confidence_cost(scores: Scores, predicted: Tensor) -> Tensor:

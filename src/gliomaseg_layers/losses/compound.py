@@ -33,8 +33,8 @@ class CompoundLoss(nn.Module):
         beta: weight of the Dice loss, >= 0. [WANG-MSFEN] has 0.3 / 0.7 and 0.7 / 0.3 with gamma 0.
         gamma: weight of the outlier term, >= 0.
         dice_smooth: ``smooth`` of the Dice loss, in pixels, > 0.
-        mode, formulation, inner, outer, smooth, threshold, strength, levels, from_logits,
-            pos_weight, class_weights, ignore_index, backend: as in
+        mode, formulation, inner, outer, smooth, threshold, strength, levels, share,
+            from_logits, pos_weight, class_weights, ignore_index, backend: as in
             :func:`gliomaseg_layers.functional.outlier_region_loss`. The pixel weights apply to the
             cross-entropy, not to Dice; ``pos_weight`` is [LGG-GATE]'s.
         reduction: "mean" or "sum", of every term. There is no "none": Dice has no value per pixel.
@@ -71,7 +71,7 @@ class CompoundLoss(nn.Module):
         gamma: float = 1.0,
         *,
         mode: str = "binary",
-        formulation: str = "suppress",
+        formulation: str = "balanced",
         dice_smooth: float = 1.0,
         inner: int | Sequence[int] = 7,
         outer: int | Sequence[int] = 21,
@@ -79,6 +79,7 @@ class CompoundLoss(nn.Module):
         threshold: float | None = None,
         strength: float | None = None,
         levels: Sequence[float] | None = None,
+        share: float = 0.1,
         from_logits: bool = True,
         pos_weight: float | Tensor | None = None,
         class_weights: float | Tensor | None = None,
@@ -102,6 +103,7 @@ class CompoundLoss(nn.Module):
             threshold=threshold,
             strength=strength,
             levels=levels,
+            share=share,
             from_logits=from_logits,
             pos_weight=pos_weight,
             class_weights=class_weights,

@@ -42,13 +42,14 @@ class OutlierRegionLoss(nn.Module):
         self,
         *,
         mode: str = "binary",
-        formulation: str = "suppress",
+        formulation: str = "balanced",
         inner: int | Sequence[int] = 7,
         outer: int | Sequence[int] = 21,
         smooth: float = 1.0,
         threshold: float | None = None,
         strength: float | None = None,
         levels: Sequence[float] | None = None,
+        share: float = 0.1,
         from_logits: bool = True,
         pos_weight: float | Tensor | None = None,
         class_weights: float | Tensor | None = None,
@@ -65,6 +66,7 @@ class OutlierRegionLoss(nn.Module):
         self.threshold = threshold
         self.strength = strength
         self.levels = levels
+        self.share = share
         self.from_logits = from_logits
         self.pos_weight: float | Tensor | None
         self.class_weights: float | Tensor | None
@@ -96,6 +98,7 @@ class OutlierRegionLoss(nn.Module):
             "threshold": self.threshold,
             "strength": self.strength,
             "levels": self.levels,
+            "share": self.share,
             "from_logits": self.from_logits,
             "pos_weight": self.pos_weight,
             "class_weights": self.class_weights,
