@@ -12,12 +12,13 @@ from rivals import paper_loss_by_convolution
 COMPOUND = CompoundLoss()
 LOSSES = {
     "BCE with logits (torch)": F.binary_cross_entropy_with_logits,
+    "balanced": lambda z, y: outlier_region_loss(z, y, formulation="balanced"),
     "suppress": lambda z, y: outlier_region_loss(z, y, formulation="suppress"),
     "penalty": lambda z, y: outlier_region_loss(z, y, formulation="penalty"),
     "paper": lambda z, y: outlier_region_loss(z, y, formulation="paper"),
     "paper by conv2d": paper_loss_by_convolution,
     "CompoundLoss": COMPOUND,
-    "suppress, compiled": torch.compile(outlier_region_loss, fullgraph=True),
+    "balanced, compiled": torch.compile(outlier_region_loss, fullgraph=True),
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from gliomaseg_layers.functional import density_map, outlier_region_loss, outlier_weight
 from noise_image import descend, noise_areas, noise_test
 
-FORMULATIONS = ("paper", "suppress", "penalty")
+FORMULATIONS = ("paper", "balanced", "penalty")
 
 
 def extra_term(logits: Tensor, target: Tensor, formulation: str) -> Tensor:
@@ -85,7 +85,11 @@ def draw_noise_test(path: Path) -> None:
         ("Paper's density D: high on\nnoise, 0 on the true region", density_map(image), "viridis"),
         ("Outlier weight w: flags\nnoise, whole and alone", outlier_weight(image), "viridis"),
         ("“paper” adds -D: below 0,\na reward for noise", extra["paper"], "coolwarm"),
-        ("“suppress” adds 1000 w CE:\nnoise costs the most", extra["suppress"], "coolwarm"),
+        (
+            "“balanced” adds k w CE: noise\nweighs a tenth of the image",
+            extra["balanced"],
+            "coolwarm",
+        ),
         (
             "“penalty” adds 0.1 w (-log(1 - q)):\nnoise costs, without a label",
             extra["penalty"],

@@ -202,8 +202,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--data", type=Path, help="kaggle_3m folder; without it a stand-in is generated")
     add(
         "--formulation",
-        default="suppress",
-        choices=["suppress", "penalty", "paper"],
+        default="balanced",
+        choices=["balanced", "suppress", "penalty", "paper"],
         help="of variant 3",
     )
     add(

@@ -15,13 +15,13 @@ def test_prints_the_findings(capsys, tmp_path: Path) -> None:
     found = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("     ")}
     assert found["60%:"] == found["80%:"] == ["0.0000"]
     assert found["paper"] == ["4", "and", "4"]
-    assert found["suppress"] == found["penalty"] == ["0", "and", "0"]
+    assert found["balanced"] == found["penalty"] == ["0", "and", "0"]
     eight = next(line for line in lines if "8 x 8" in line)
     assert eight.split()[-3:] == ["24", "and", "0"]
     slopes = [line.split() for line in lines if line.startswith("     ") and "." in line]
-    assert {row[0]: float(row[1]) < 0 for row in slopes if row[0] in ("paper", "suppress")} == {
+    assert {row[0]: float(row[1]) < 0 for row in slopes if row[0] in ("paper", "balanced")} == {
         "paper": True,
-        "suppress": False,
+        "balanced": False,
     }
     with Image.open(picture) as file:
         assert np.asarray(file.convert("L")).std() > 5

@@ -74,7 +74,7 @@ def test_papers_loss_map() -> None:
 
 
 @pytest.mark.parametrize("scale", [3.0, 10.0])
-@pytest.mark.parametrize("formulation", ["suppress", "penalty"])
+@pytest.mark.parametrize("formulation", ["balanced", "suppress", "penalty"])
 def test_descent_leaves_the_region_alone(formulation: str, scale: float) -> None:
     left = descend(lambda z: extra(z, formulation), (2 * IMAGE - 1) * scale)[0, 0] > 0
     assert count_regions(left) == 1
@@ -111,7 +111,7 @@ def test_papers_term_rewards_noise() -> None:
     logits = ((2 * IMAGE - 1) * 6).requires_grad_()
     (slope,) = torch.autograd.grad(extra(logits, "paper"), logits)
     assert (slope[0, 0][NOISE] < 0).all()
-    for formulation in ("suppress", "penalty"):
+    for formulation in ("balanced", "suppress", "penalty"):
         (slope,) = torch.autograd.grad(extra(logits, formulation), logits)
         assert (slope[0, 0][NOISE] > 0).all()
         assert (slope[0, 0][~NOISE] == 0).all()

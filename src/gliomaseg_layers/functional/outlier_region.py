@@ -59,16 +59,18 @@ def outlier_region_loss(
     density of ``density_map``:
 
     .. math::
+        \text{balanced:} \quad L &= CE \, (1 + k \cdot \mathrm{mean}_t w_t), \quad
+            k = \min(\mathrm{strength}, \mathrm{share} \cdot N / W) \\
         \text{suppress:} \quad L &= CE \, (1 + \mathrm{strength} \cdot \mathrm{mean}_t w_t) \\
         \text{penalty:} \quad L &=
             CE - \mathrm{strength} \cdot \mathrm{mean}_t [w_t \log(1 - q_{c_t})] \\
         \text{paper:} \quad L &= CE - D
 
-    - "suppress" follows the label: the cross-entropy inside an outlier region counts up to
-      ``1 + strength`` times, which pushes a false island away and a true small region up. Islands
-      are a handful of pixels of a batch; 1000 gives them a say beside all others. A network that
-      is nowhere near its solution has many more of them: let a :class:`WeightRamp` bring the
-      term in, or clip gradients, where the optimiser is not Adam's kind.
+    - "balanced" and "suppress" follow the label: the cross-entropy inside an outlier region counts
+      up to ``1 + strength`` times, which pushes a false island away and a true small region up.
+      In "balanced", N is the number of pixels of the image and W the sum of the weights over it:
+      the flagged pixels of an image together weigh at most ``share`` of it, however many they are.
+      Every image, and every channel of a multilabel map, is balanced by itself.
     - "penalty" needs no label: it pushes every pixel of an outlier region towards the other
       classes, a true small region too.
     - "paper" is eq. 12 of [WAN23] to the letter, for those who reproduce it. D is 0 until
@@ -79,8 +81,8 @@ def outlier_region_loss(
       -D alone removes none of the four noise regions of a test image after the paper's figure 9
       (``examples/paper_formulation.py`` shows it).
 
-    w is constant in the gradient, so "suppress" and "penalty" add pointwise gradients only. Their
-    second derivatives are those of the cross-entropy; "paper" is twice differentiable too.
+    Weights are constant in the gradient, so that all but "paper" add pointwise gradients only.
+    Their second derivatives are those of the cross-entropy; "paper" is twice differentiable too.
 
     Known limits of w: an island nearer to a large region of its class than half the outer window
     is not flagged; lines one or two pixels wide are flagged at any length.
@@ -93,18 +95,20 @@ def outlier_region_loss(
             ``(N, 1, *spatial)``, or one-hot or soft, floating, ``(N, C, *spatial)``.
         mode: "binary" (C = 1), "multilabel" (C >= 1, independent sigmoid channels) or
             "multiclass" (C >= 2, softmax).
-        formulation: "suppress", "penalty" or "paper".
+        formulation: "balanced", "suppress", "penalty" or "paper".
         inner: side of the inner window in pixels, odd; one int, or one per spatial axis. Its
             product is the largest area that counts as noise.
         outer: side of the outer window in pixels, likewise; at least ``inner`` on every axis and
             larger on one. Thick slices want ``inner=(1, 7, 7), outer=(1, 21, 21)``.
         smooth: added to both counts of D, in pixels, > 0; "paper" only.
         threshold: pixels; overrides S of ``outlier_weight``, or T of ``density_map`` in "paper".
-        strength: weight of the term, >= 0; None for 1000 ("suppress") or 0.1 ("penalty"). At 0 both
-            equal the cross-entropy. "paper" has none.
+        strength: weight of the term, >= 0; None for 1000 ("balanced"), 4 ("suppress") or 0.1
+            ("penalty"). At 0 all three equal the cross-entropy. "paper" has none.
         levels: probabilities between 0 and 1 at which outlier regions are looked for; None for 0.1,
-            0.3 and 0.5 ("suppress") or 0.5 ("penalty"). In multiclass mode levels other than 0.5
-            take class 0 for the background. "paper" has none.
+            0.3 and 0.5 ("balanced"), else 0.5. In multiclass mode levels other than 0.5 take class
+            0 for the background. "paper" has none.
+        share: what flagged pixels weigh together, of all pixels of their image, at most; > 0.
+            "balanced" only.
         from_logits: False where ``input`` holds probabilities in [0, 1]; their logarithms are
             clamped at -100, with zero gradient where the clamp acts, and their gradient saturates
             at the largest number of their dtype.
@@ -128,7 +132,7 @@ def outlier_region_loss(
         ValueError: an argument is out of its range, or shapes or devices do not fit.
         RuntimeError: ``backend="triton"``, or a class index out of range (is it `ignore_index`?).
 
-    Source: [WAN23] eq. 12 ("paper"); "suppress" and "penalty" give its aim a gradient that does it.
+    Source: [WAN23] eq. 12 ("paper"); the others give its aim a gradient that does it.
     What each does on data, and why the defaults are as they are: docs/outlier_region_loss.md.
 
     Example:
