@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from gliomaseg_layers.layers._chunked_fusion import Choice, Statistics, runs_eagerly
 from gliomaseg_layers.layers._dimensions import (
     CONVOLUTION,
     check_count,
     check_features,
     check_spatial_dims,
     initialise,
+    lay_out_as,
     resize,
 )
 from gliomaseg_layers.layers.attention import ChannelAttention, SpatialAttention
@@ -95,9 +97,18 @@ class MultiScaleFusion(nn.Module):
             )
         # The 1 x 1 projection and the interpolation commute: the smaller grid is the cheaper one.
         deep = resize(self.projection(deep), shallow.shape[2:])
-        merged = self.shallow_weight * shallow + self.deep_weight * deep + self.bias
-        logits = self.channel_attention.logits(merged) + self.spatial_attention.logits(merged)
-        return merged + deep + logits.sigmoid() * (shallow - deep)
+        if not runs_eagerly():
+            merged = self.shallow_weight * shallow + self.deep_weight * deep + self.bias
+            logits = self.channel_attention.logits(merged) + self.spatial_attention.logits(merged)
+            return merged + deep + logits.sigmoid() * (shallow - deep)
+        # The same in two passes. The statistics of `merged` are those of x and y, weighed likewise.
+        dtype = torch.promote_types(shallow.dtype, deep.dtype)
+        x, y = (lay_out_as(values.to(dtype), shallow) for values in (shallow, deep))
+        p1, p2, p3 = self.shallow_weight, self.deep_weight, self.bias
+        x, y, mean_x, mean_y, planes_x, planes_y = Statistics.apply(x, y, p1, p2)
+        channel = self.channel_attention.bottleneck(p1 * mean_x + p2 * mean_y + p3)
+        pixel = self.spatial_attention.convolution(p1 * planes_x + p2 * planes_y + p3)
+        return Choice.apply(x, y, channel.to(dtype), pixel.to(dtype), p1, p2, p3)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, deep_channels={self.deep_channels}"

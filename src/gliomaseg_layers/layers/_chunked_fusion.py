@@ -1,0 +1,178 @@
+"""The two passes of a fusion over its maps, in pieces that stay in the processor's cache.
+
+``MultiScaleFusion.forward`` holds the definition. Here x and y are read once for the statistics that
+the attention needs and once for the output; nothing of their size is kept but themselves, and
+backward computes the gate anew. Each backward is made of differentiable steps, so that it has one
+too. Both maps have one dtype and one dense memory format: ``flatten(2)`` is a view of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SIZE = 2**16
+
+def runs_eagerly() -> bool:
+    """Tell whether nobody captures or transforms the program: who does wants the plain formula."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def cut(maps: Sequence[Tensor], axis: int, step: int) -> Iterator[list[Tensor]]:
+    """Cut all maps alike along an axis; those with a single entry there go with every piece."""
+    length = maps[0].shape[axis]
+    for start in range(0, length, step):
+        yield [
+            values
+            if values.shape[axis] == 1
+            else values.narrow(axis, start, min(step, length - start))
+            for values in maps
+        ]
+
+
+def images(maps: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Cut ``(N, C, pixels)`` into images, or runs of small ones."""
+    _, channels, pixels = maps[0].shape
+    return cut(maps, 0, max(SIZE // max(channels * pixels, 1), 1))
+
+
+def pieces(maps: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Cut images further into pieces that lie in one block of the memory."""
+    _, channels, pixels = maps[0].shape
+    channels_last = maps[0].stride(1) == 1
+    channel_step = channels if channels_last else max(SIZE // max(pixels, 1), 1)
+    pixel_step = max(SIZE // channels, 1) if channels_last else SIZE
+    for image in images(maps):
+        for part in cut(image, 1, channel_step):
+            yield from cut(part, 2, pixel_step)
+
+
+def largest_channel(maps: Tensor) -> Tensor:
+    """Return which channel of ``(N, C, pixels)`` is largest, as ``(N, 1, pixels)``."""
+    if not (maps.is_cpu and maps.is_contiguous()):
+        return maps.max(1, True).indices
+    # A max pool over the rows of an image whose channels are our pixels finds the same in a fifth
+    # of the time: it takes many pixels at once.
+    rows = maps.unsqueeze(2).permute(0, 3, 1, 2)
+    indices = F.max_pool2d(rows, (maps.shape[1], 1), return_indices=True)[1]
+    return indices.flatten(1).unsqueeze(1)
+
+
+class Statistics(torch.autograd.Function):
+    """Return x and y, their means over the pixels, and two planes of each.
+
+    The planes are the mean over the channels, and the value in that channel where
+    ``shallow_weight * x + deep_weight * y`` is largest. x and y are passed on so that backward
+    receives their other gradients and can add to them in place.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, shallow_weight: Tensor, deep_weight: Tensor
+    ) -> tuple[Tensor, ...]:
+        maps = [x.flatten(2), y.flatten(2)]
+        count, channels, pixels = maps[0].shape
+        wide = torch.promote_types(x.dtype, torch.float32)
+        means = [x.new_empty(count, channels, 1) for _ in maps]
+        planes = [x.new_empty(count, 2, pixels) for _ in maps]
+        index = x.new_empty(count, 1, pixels, dtype=torch.long)
+        for a, b, i, *of_a_and_b in images([*maps, index, *means, *planes]):
+            i.copy_(largest_channel((a * shallow_weight).addcmul_(b, deep_weight)))
+            for part, mean, plane in zip((a, b), of_a_and_b[:2], of_a_and_b[2:], strict=True):
+                mean.copy_(part.mean(2, True))
+                plane[:, :1] = part.mean(1, True)
+                plane[:, 1:] = part.gather(1, i)
+        ctx.save_for_backward(index)
+        ctx.set_materialize_grads(False)
+        frozen = [
+            values
+            for values, used in zip((x, y), ctx.needs_input_grad, strict=False)
+            if not used
+        ]
+        ctx.mark_non_differentiable(*frozen)
+        one = (1,) * (x.dim() - 2)
+        return (
+            x,
+            y,
+            *(mean.unflatten(2, one) for mean in means),
+            *(plane.unflatten(2, x.shape[2:]) for plane in planes),
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (index,) = ctx.saved_tensors
+        found: list[Tensor | None] = [None] * 4
+        for which in (0, 1):
+            if not ctx.needs_input_grad[which]:
+                continue
+            grad, mean, plane = grads[which::2]
+            # `Choice` made it and nobody else holds it, unless a graph of this backward does.
+            grad = grad.clone() if torch.is_grad_enabled() else grad
+            maps, mean, plane = grad.flatten(2), mean.flatten(2), plane.flatten(2)
+            mean = mean / maps.shape[2]
+            for part, of_pixels, of_channels in pieces([maps, mean, plane[:, :1] / maps.shape[1]]):
+                part += of_pixels
+                part += of_channels
+            maps.scatter_add_(1, index, plane[:, 1:])
+            found[which] = grad
+        return tuple(found)
+
+
+class Choice(torch.autograd.Function):
+    """Return ``m + g x + (1 - g) y`` of ``m = p1 x + p2 y + p3`` and ``g = sigmoid(c + s)``.
+
+    c are the logits of the channels, s those of the pixels, and p1, p2, p3 numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        p1, p2, p3 = inputs[4:]
+        out = torch.empty_like(inputs[0])
+        for x, y, c, s, chosen in pieces([values.flatten(2) for values in (*inputs[:4], out)]):
+            # (p1 + g) x + (p2 + 1 - g) y + p3
+            gate = (c + s).sigmoid_()
+            difference = (x - y).mul_(gate.add_(p1)).addcmul_(y, p1 + p2 + 1)
+            torch.add(difference, p3, out=chosen)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        needs_x, needs_y, *_ = ctx.needs_input_grad
+        needs_numbers = any(ctx.needs_input_grad[4:])
+        p1, p2, _ = inputs[4:]
+        wide = torch.promote_types(upstream.dtype, torch.float32)
+        grads = [
+            torch.empty_like(values) if needed else values.new_empty((1,) * values.dim())
+            for values, needed in zip(inputs[:2], ctx.needs_input_grad, strict=False)
+        ] + [torch.zeros_like(values, dtype=wide) for values in inputs[2:4]]
+        of_numbers = upstream.new_zeros(3, dtype=wide)
+        for x, y, c, s, up, of_x, of_y, of_c, of_s in pieces(
+            [values.flatten(2) for values in (*inputs[:4], upstream, *grads)]
+        ):
+            gate = (c + s).sigmoid_()
+            gated = up * gate
+            of_logits = (x - y).mul_(torch.addcmul(gated, gated, gate, value=-1))
+            of_c += of_logits.sum(2, True, dtype=wide)
+            of_s += of_logits.sum(1, True, dtype=wide)
+            if needs_x:
+                of_x.copy_(torch.addcmul(gated, up, p1))
+            if needs_y:
+                of_y.copy_((up * (p2 + 1)).sub_(gated))
+            if needs_numbers:
+                of_numbers += torch.stack(
+                    [(up * x).sum(dtype=wide), (up * y).sum(dtype=wide), up.sum(dtype=wide)]
+                )
+        return (
+            grads[0] if needs_x else None,
+            grads[1] if needs_y else None,
+            *(grad.to(upstream.dtype) for grad in grads[2:]),
+            *of_numbers.to(p1.dtype).unbind(),
+        )
