@@ -19,13 +19,19 @@ def table(results: dict[str, Any]) -> str:
     ]
     for group, cases in groupby(results["benchmarks"], key=lambda case: case["group"]):
         rows = list(cases)
-        lines += ["", f"### {group}", "", "| case | min, ms | median, ms | IQR, ms | over first |"]
-        lines += ["| --- | ---: | ---: | ---: | ---: |"]
+        extra = sorted({name for row in rows for name in row["extra_info"]})
+        columns = ["case", "min, ms", "median, ms", "IQR, ms", "over first", *extra]
+        lines += ["", f"### {group}", "", f"| {' | '.join(columns)} |"]
+        lines += ["| --- |" + " ---: |" * (len(columns) - 1)]
         for row in rows:
             stats = row["stats"]
             times = " | ".join(f"{stats[name] * 1e3:.2f}" for name in ("min", "median", "iqr"))
             ratio = stats["median"] / rows[0]["stats"]["median"]
-            lines.append(f"| {row['param']} | {times} | {ratio:.2f} |")
+            more = "".join(
+                f" {row['extra_info'][name]:.2f} |" if name in row["extra_info"] else " |"
+                for name in extra
+            )
+            lines.append(f"| {row['param']} | {times} | {ratio:.2f} |{more}")
     return "\n".join(lines)
 
 

@@ -57,3 +57,12 @@ def inputs(
 def make(name: str, dims: int) -> nn.Module:
     torch.manual_seed(0)
     return LAYERS[name](dims)
+
+
+def literal_fusion(layer: MultiScaleFusion, x: Tensor, y: Tensor) -> Tensor:
+    """[ZHANG-MSF] eq. 1-2, word for word."""
+    merged = layer.shallow_weight * x + layer.deep_weight * y + layer.bias
+    weight = torch.sigmoid(
+        layer.channel_attention.logits(merged) + layer.spatial_attention.logits(merged)
+    )
+    return merged + weight * x + (1 - weight) * y

@@ -15,6 +15,7 @@ from gliomaseg_layers import (
     SpatialAttention,
     SpatialPyramidPooling,
 )
+from layer_cases import literal_fusion
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -50,32 +51,6 @@ def test_spatial_attention(size: tuple[int, ...]) -> None:
     logits = convolve(both, layer.convolution.weight, layer.convolution.bias, padding=1)
     torch.testing.assert_close(layer.logits(x), logits, **CLOSE)
     torch.testing.assert_close(layer(x), x * torch.sigmoid(logits), **CLOSE)
-
-
-def literal_fusion(layer: MultiScaleFusion, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """[ZHANG-MSF] eq. 1-2, word for word."""
-    merged = layer.shallow_weight * x + layer.deep_weight * y + layer.bias
-    weight = torch.sigmoid(
-        layer.channel_attention.logits(merged) + layer.spatial_attention.logits(merged)
-    )
-    return merged + weight * x + (1 - weight) * y
-
-
-@pytest.mark.parametrize("size", [(8, 9), (3, 4, 5)])
-def test_fusion_is_the_equation(size: tuple[int, ...]) -> None:
-    layer = MultiScaleFusion(4, reduction=2, spatial_dims=len(size)).double()
-    with torch.no_grad():
-        for parameter in (layer.shallow_weight, layer.deep_weight, layer.bias):
-            parameter.add_(torch.rand(()))
-    x, y = (torch.rand(2, 4, *size, dtype=torch.float64, requires_grad=True) for _ in "xy")
-    upstream = torch.randn(2, 4, *size, dtype=torch.float64)
-    results = []
-    for fuse in (layer, lambda x, y: literal_fusion(layer, x, y)):
-        out = fuse(x, y)
-        grads = torch.autograd.grad(out, [x, y, *layer.parameters()], upstream)
-        results.append([out, *grads])
-    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-11)
-    assert all(grad.any() for grad in results[0])
 
 
 def test_fusion_starts_as_the_mean_and_a_choice() -> None:

@@ -1,7 +1,7 @@
-"""The two passes of a fusion over its maps, in pieces that stay in the processor's cache.
+"""A fusion's two passes over its maps, in pieces that stay in the processor's cache.
 
-``MultiScaleFusion.forward`` holds the definition. Here x and y are read once for the statistics that
-the attention needs and once for the output; nothing of their size is kept but themselves, and
+``MultiScaleFusion.forward`` holds the definition. Here x and y are read once for the statistics
+that the attention needs and once for the output; nothing of their size is kept but themselves, and
 backward computes the gate anew. Each backward is made of differentiable steps, so that it has one
 too. Both maps have one dtype and one dense memory format: ``flatten(2)`` is a view of them.
 """
@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SIZE = 2**16
 
 def runs_eagerly() -> bool:
     """Tell whether nobody captures or transforms the program: who does wants the plain formula."""
     return not (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or torch._C._are_functorch_transforms_active()
     )
 
@@ -36,18 +35,28 @@ def cut(maps: Sequence[Tensor], axis: int, step: int) -> Iterator[list[Tensor]]:
         ]
 
 
+def piece_size(maps: Tensor) -> int:
+    """Return how many numbers of a map to take at once."""
+    # On a CPU, what keeps the three or four arrays of a step in a second-level cache. Elsewhere
+    # every launch costs, and this only bounds the memory.
+    return 2**17 if maps.is_cpu else 2**24
+
+
 def images(maps: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Cut ``(N, C, pixels)`` into images, or runs of small ones."""
-    _, channels, pixels = maps[0].shape
-    return cut(maps, 0, max(SIZE // max(channels * pixels, 1), 1))
+    """Cut maps like ``(N, C, pixels)`` into images, or runs of small ones."""
+    return cut(maps, 0, max(piece_size(maps[0]) // max(maps[0].shape[1:].numel(), 1), 1))
 
 
 def pieces(maps: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Cut images further into pieces that lie in one block of the memory."""
+    """Cut the images further, into pieces that each lie in one block of memory."""
+    if not maps[0].numel():
+        return
     _, channels, pixels = maps[0].shape
-    channels_last = maps[0].stride(1) == 1
-    channel_step = channels if channels_last else max(SIZE // max(pixels, 1), 1)
-    pixel_step = max(SIZE // channels, 1) if channels_last else SIZE
+    size = piece_size(maps[0])
+    if maps[0].stride(1) == 1:  # channels_last
+        channel_step, pixel_step = channels, max(size // channels, 1)
+    else:
+        channel_step, pixel_step = max(size // pixels, 1), size
     for image in images(maps):
         for part in cut(image, 1, channel_step):
             yield from cut(part, 2, pixel_step)
@@ -78,30 +87,25 @@ class Statistics(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         maps = [x.flatten(2), y.flatten(2)]
         count, channels, pixels = maps[0].shape
-        wide = torch.promote_types(x.dtype, torch.float32)
         means = [x.new_empty(count, channels, 1) for _ in maps]
         planes = [x.new_empty(count, 2, pixels) for _ in maps]
         index = x.new_empty(count, 1, pixels, dtype=torch.long)
-        for a, b, i, *of_a_and_b in images([*maps, index, *means, *planes]):
-            i.copy_(largest_channel((a * shallow_weight).addcmul_(b, deep_weight)))
-            for part, mean, plane in zip((a, b), of_a_and_b[:2], of_a_and_b[2:], strict=True):
+        for a, b, largest, *rest in images([*maps, index, *means, *planes]):
+            merged = (a * shallow_weight).addcmul_(b, deep_weight)
+            largest.copy_(largest_channel(merged))
+            for part, mean, plane in zip((a, b), rest[:2], rest[2:], strict=True):
                 mean.copy_(part.mean(2, True))
                 plane[:, :1] = part.mean(1, True)
-                plane[:, 1:] = part.gather(1, i)
+                plane[:, 1:] = part.gather(1, largest)
         ctx.save_for_backward(index)
-        ctx.set_materialize_grads(False)
-        frozen = [
-            values
-            for values, used in zip((x, y), ctx.needs_input_grad, strict=False)
-            if not used
-        ]
-        ctx.mark_non_differentiable(*frozen)
-        one = (1,) * (x.dim() - 2)
+        needed = zip((x, y), ctx.needs_input_grad, strict=False)
+        ctx.mark_non_differentiable(*(values for values, needs in needed if not needs))
+        grid = x.shape[2:]
         return (
             x,
             y,
-            *(mean.unflatten(2, one) for mean in means),
-            *(plane.unflatten(2, x.shape[2:]) for plane in planes),
+            *(mean.view(count, channels, *(1 for _ in grid)) for mean in means),
+            *(plane.view(count, 2, *grid) for plane in planes),
         )
 
     @staticmethod
@@ -113,14 +117,12 @@ class Statistics(torch.autograd.Function):
                 continue
             grad, mean, plane = grads[which::2]
             # `Choice` made it and nobody else holds it, unless a graph of this backward does.
-            grad = grad.clone() if torch.is_grad_enabled() else grad
+            found[which] = grad = grad.clone() if torch.is_grad_enabled() else grad
             maps, mean, plane = grad.flatten(2), mean.flatten(2), plane.flatten(2)
-            mean = mean / maps.shape[2]
-            for part, of_pixels, of_channels in pieces([maps, mean, plane[:, :1] / maps.shape[1]]):
-                part += of_pixels
-                part += of_channels
+            _, channels, pixels = maps.shape
+            for part, of_mean, of_average in pieces([maps, mean / pixels, plane[:, :1] / channels]):
+                part.add_(of_mean).add_(of_average)
             maps.scatter_add_(1, index, plane[:, 1:])
-            found[which] = grad
         return tuple(found)
 
 
@@ -144,15 +146,14 @@ class Choice(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        needs_x, needs_y, *_ = ctx.needs_input_grad
-        needs_numbers = any(ctx.needs_input_grad[4:])
+        inputs, needed = ctx.saved_tensors, ctx.needs_input_grad
         p1, p2, _ = inputs[4:]
         wide = torch.promote_types(upstream.dtype, torch.float32)
         grads = [
-            torch.empty_like(values) if needed else values.new_empty((1,) * values.dim())
-            for values, needed in zip(inputs[:2], ctx.needs_input_grad, strict=False)
-        ] + [torch.zeros_like(values, dtype=wide) for values in inputs[2:4]]
+            torch.empty_like(values) if needs else values.new_empty((1,) * values.dim())
+            for values, needs in zip(inputs[:2], needed, strict=False)
+        ]
+        grads += [torch.zeros_like(values, dtype=wide) for values in inputs[2:4]]
         of_numbers = upstream.new_zeros(3, dtype=wide)
         for x, y, c, s, up, of_x, of_y, of_c, of_s in pieces(
             [values.flatten(2) for values in (*inputs[:4], upstream, *grads)]
@@ -162,17 +163,12 @@ class Choice(torch.autograd.Function):
             of_logits = (x - y).mul_(torch.addcmul(gated, gated, gate, value=-1))
             of_c += of_logits.sum(2, True, dtype=wide)
             of_s += of_logits.sum(1, True, dtype=wide)
-            if needs_x:
+            if needed[0]:
                 of_x.copy_(torch.addcmul(gated, up, p1))
-            if needs_y:
+            if needed[1]:
                 of_y.copy_((up * (p2 + 1)).sub_(gated))
-            if needs_numbers:
-                of_numbers += torch.stack(
-                    [(up * x).sum(dtype=wide), (up * y).sum(dtype=wide), up.sum(dtype=wide)]
-                )
-        return (
-            grads[0] if needs_x else None,
-            grads[1] if needs_y else None,
-            *(grad.to(upstream.dtype) for grad in grads[2:]),
-            *of_numbers.to(p1.dtype).unbind(),
-        )
+            if any(needed[4:]):
+                products = (up * x, up * y, up)
+                of_numbers += torch.stack([values.sum(dtype=wide) for values in products])
+        found = [*(g.to(upstream.dtype) for g in grads), *of_numbers.to(p1.dtype).unbind()]
+        return tuple(g if needs else None for g, needs in zip(found, needed, strict=True))

@@ -108,7 +108,8 @@ class MultiScaleFusion(nn.Module):
         x, y, mean_x, mean_y, planes_x, planes_y = Statistics.apply(x, y, p1, p2)
         channel = self.channel_attention.bottleneck(p1 * mean_x + p2 * mean_y + p3)
         pixel = self.spatial_attention.convolution(p1 * planes_x + p2 * planes_y + p3)
-        return Choice.apply(x, y, channel.to(dtype), pixel.to(dtype), p1, p2, p3)
+        out: Tensor = Choice.apply(x, y, channel.to(dtype), pixel.to(dtype), p1, p2, p3)
+        return out
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, deep_channels={self.deep_channels}"
