@@ -116,8 +116,8 @@ class Statistics(torch.autograd.Function):
             if not ctx.needs_input_grad[which]:
                 continue
             grad, mean, plane = grads[which::2]
-            # `Choice` made it and nobody else holds it, unless a graph of this backward does.
-            found[which] = grad = grad.clone() if torch.is_grad_enabled() else grad
+            # `Choice` made it, and we alone have it: what we add needs no map of its own.
+            found[which] = grad
             maps, mean, plane = grad.flatten(2), mean.flatten(2), plane.flatten(2)
             _, channels, pixels = maps.shape
             for part, of_mean, of_average in pieces([maps, mean / pixels, plane[:, :1] / channels]):
