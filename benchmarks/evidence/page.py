@@ -113,7 +113,7 @@ def results_table(
             digits = 3 if "Dice" in name or "IoU" in name else 1
             cells.append(shown(values, digits) if intervals else f"{values[0]:.{digits}f}")
         time = milliseconds.get(method.removeprefix(FROM_SCRATCH))
-        cells.append("" if time is None else f"{time:.0f}")
+        cells.append("" if time is None else f"{time:.1f}")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -141,10 +141,11 @@ def difference_table(sample: Bootstrap, methods: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def plot_trade(sample: Bootstrap, methods: Iterable[str], path: Path) -> None:
+def plot_trade(sample: Bootstrap, methods: list[str], path: Path) -> None:
     """Draw spurious against missed regions, with the baseline's curve over thresholds."""
     names = ("missed, %", "spurious")
-    figure, axes = plt.subplots(figsize=(10, 6.5), layout="constrained")
+    height = max(6.5, 0.19 * (len(methods) + 2))  # of the legend
+    figure, axes = plt.subplots(figsize=(10, height), layout="constrained")
     thresholds = sorted(sample.table.loc[BASELINE].index.unique("threshold"))
     curve = [[sample.metric(name, BASELINE, at)[0] for at in thresholds] for name in names]
     label = f"{BASELINE} at thresholds {thresholds[0]:g} to {thresholds[-1]:g}"

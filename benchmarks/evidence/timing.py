@@ -2,6 +2,7 @@
 
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -13,12 +14,13 @@ from cpuinfo import get_cpu_info
 from methods import METHODS
 from run import BATCH, RESULTS, SIDE, network
 
-ROUNDS = 15
+ROUNDS = 30
 NETWORK = "network"
 
 
 def main() -> None:
     torch.manual_seed(0)
+    random.seed(0)
     model = network()
     images = torch.randn(BATCH, 3, SIDE, SIDE)
     masks = torch.zeros(BATCH, 1, SIDE, SIDE)
@@ -33,9 +35,13 @@ def main() -> None:
     calls: dict[str, Callable[[], torch.Tensor]] = {NETWORK: lambda: model(images).mean()}
     calls |= {name: partial(loss, logits, masks) for name, loss in METHODS.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):  # interleaved: what slows the machine slows all of them
-        for name, call in calls.items():
-            times[name].append(timed(call))
+    # Interleaved, as what slows the machine then slows all of them, and shuffled, as a large
+    # neighbour leaves cold memory behind.
+    names = list(calls)
+    for _ in range(ROUNDS):
+        random.shuffle(names)
+        for name in names:
+            times[name].append(timed(calls[name]))
     results = {
         "device": get_cpu_info().get("brand_raw", platform.machine()),
         "threads": torch.get_num_threads(),
