@@ -210,8 +210,9 @@ def outlier_terms(
             ]
         extra = torch.stack(weights).mean(0)
         if formulation == "balanced":
-            strength = _balanced_strength(extra, scores, strength, share)
-        extra = extra * strength
+            extra = extra * _balanced_strength(extra, scores, strength, share)
+        else:
+            extra = extra * strength
         if formulation != "penalty":
             extra = extra * cross_entropy
     return OutlierTerms(cross_entropy, extra, scores, target)
