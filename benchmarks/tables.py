@@ -1,7 +1,6 @@
 """Write the tables of benchmarks/README.md from the results files beside it."""
 
 import json
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,10 @@ def table(results: dict[str, Any]) -> str:
         f"torch {machine['torch']}, gliomaseg_layers {machine['gliomaseg_layers']} "
         f"at commit {str(results['commit'])[:9]}.",
     ]
-    for group, cases in groupby(results["benchmarks"], key=lambda case: case["group"]):
-        rows = list(cases)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for case in results["benchmarks"]:
+        groups.setdefault(case["group"], []).append(case)
+    for group, rows in groups.items():
         extra = sorted({name for row in rows for name in row["extra_info"]})
         columns = ["case", "min, ms", "median, ms", "IQR, ms", "over first", *extra]
         lines += ["", f"### {group}", "", f"| {' | '.join(columns)} |"]
@@ -31,7 +32,8 @@ def table(results: dict[str, Any]) -> str:
                 f" {row['extra_info'][name]:.2f} |" if name in row["extra_info"] else " |"
                 for name in extra
             )
-            lines.append(f"| {row['param']} | {times} | {ratio:.2f} |{more}")
+            case = row["params"].get("name", row["param"])
+            lines.append(f"| {case} | {times} | {ratio:.2f} |{more}")
     return "\n".join(lines)
 
 
