@@ -17,20 +17,21 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from gliomaseg_layers import CompoundLoss
+from gliomaseg_layers import CompoundLoss, WeightRamp
 from gliomaseg_layers.functional import dice_loss, outlier_weight
 from gliomaseg_layers.metrics import label_regions
 
 Method = Callable[[Tensor, Tensor], Tensor]
 Flag = Callable[[Tensor, Tensor], Tensor]  # logits, shifted to a level, and mask: to weights
 
+STEPS = 200  # of every method after the warm start
 NOISE = 12  # pixels
 INNER, OUTER = 3, 11
 LEVELS = (0.1, 0.3, 0.5)
 SMALL_WINDOW = 7
 
 
-def ours(**settings: object) -> Method:
+def ours(**settings: object) -> CompoundLoss:
     """Return a CompoundLoss of the library with the scaled windows."""
     arguments = {"inner": INNER, "outer": OUTER, "threshold": NOISE} | settings
     return CompoundLoss(**arguments)  # type: ignore[arg-type]
@@ -42,8 +43,23 @@ def bce_dice(logits: Tensor, mask: Tensor, *, times: float = 1.0) -> Tensor:
     return times * bce + dice_loss(logits, mask)
 
 
-def suppress(strength: float, levels: Sequence[float] = (0.5,)) -> Method:
+def suppress(strength: float, levels: Sequence[float] = (0.5,)) -> CompoundLoss:
     return ours(formulation="suppress", strength=strength, levels=levels)
+
+
+def ramped(loss: CompoundLoss) -> Method:
+    """Return the loss with its outlier term coming in over a run, and over the next run anew."""
+    ramp = WeightRamp(loss, "gamma", total_steps=STEPS)
+
+    def step(logits: Tensor, mask: Tensor) -> Tensor:
+        nonlocal ramp
+        if ramp.last_step == STEPS:
+            ramp = WeightRamp(loss, "gamma", total_steps=STEPS)
+        value: Tensor = loss(logits, mask)
+        ramp.step()
+        return value
+
+    return step
 
 
 def dense_flag(logits: Tensor, mask: Tensor, *, outer: int = OUTER, size: int = NOISE) -> Tensor:
@@ -197,9 +213,14 @@ METHODS: dict[str, Method] = {
     "paper": ours(formulation="paper", threshold=8),
     **{f"suppress {s:g}": suppress(s) for s in (1.0, 4.0, 16.0, 1000.0)},
     **{f"levels, suppress {s:g}": suppress(s, LEVELS) for s in (250.0, 1000.0, 4000.0)},
+    "levels, suppress 1000, ramped": ramped(suppress(1000.0, LEVELS)),
     "levels, suppress 1000 or the mean over flagged": flagged(1.0, LEVELS, least=1e-3),
     **{f"balanced {s:g}": ours(share=s) for s in (0.03, 0.1, 0.3, 1.0)},
     **{f"penalty {s:g}": ours(formulation="penalty", strength=s) for s in (0.03, 0.1, 0.3)},
+    **{
+        f"levels, penalty {s:g}": ours(formulation="penalty", strength=s, levels=LEVELS)
+        for s in (10.0, 100.0)
+    },
     "mean over flagged 0.5": flagged(0.5),
     **{f"levels, mean over flagged {s:g}": flagged(s, LEVELS) for s in (0.1, 0.5, 1.0)},
     "two windows, levels, mean over flagged 0.5": flagged(0.5, LEVELS, two_window_flag),

@@ -29,12 +29,12 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from gliomaseg_layers.functional import remove_outlier_regions
 from gliomaseg_layers.metrics import label_regions
 from lgg_data import SliceData, find_slices, read_image, read_mask
-from methods import BASELINE, CONTROL, INNER, METHODS, NOISE, OUTER, Method
+from methods import BASELINE, CONTROL, INNER, METHODS, NOISE, OUTER, STEPS, Method
 from scoring import THRESHOLDS, Masks, score_patients
 
 RESULTS = Path(__file__).parent / "results"
 SIDE, BATCH = 128, 16
-WARM_STEPS, STEPS, LEARNING_RATE = 600, 200, 2e-3
+WARM_STEPS, LEARNING_RATE = 600, 2e-3
 FOLDS, SEEDS = range(5), range(3)
 FINALISTS = (
     BASELINE,

@@ -6,7 +6,7 @@ backward computes the gate anew. Each backward is made of differentiable steps, 
 too. Both maps have one dtype and one dense memory format: ``flatten(2)`` is a view of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -71,6 +71,14 @@ def largest_channel(maps: Tensor) -> Tensor:
     rows = maps.unsqueeze(2).permute(0, 3, 1, 2)
     indices = F.max_pool2d(rows, (maps.shape[1], 1), return_indices=True)[1]
     return indices.flatten(1).unsqueeze(1)
+
+
+def store(into: Tensor, operation: Callable[..., Tensor], *given: Tensor) -> None:
+    """Write a result where it belongs, by way of a copy where a graph has to see it."""
+    if torch.is_grad_enabled():
+        into.copy_(operation(*given))
+    else:
+        operation(*given, out=into)
 
 
 class Statistics(torch.autograd.Function):
@@ -139,9 +147,8 @@ class Choice(torch.autograd.Function):
         out = torch.empty_like(inputs[0])
         for x, y, c, s, chosen in pieces([values.flatten(2) for values in (*inputs[:4], out)]):
             # (p1 + g) x + (p2 + 1 - g) y + p3
-            gate = (c + s).sigmoid_()
-            difference = (x - y).mul_(gate.add_(p1)).addcmul_(y, p1 + p2 + 1)
-            torch.add(difference, p3, out=chosen)
+            gate = (c + s).sigmoid_().add_(p1)
+            torch.addcmul(torch.addcmul(p3, y, p1 + p2 + 1), x - y, gate, out=chosen)
         return out
 
     @staticmethod
@@ -164,11 +171,12 @@ class Choice(torch.autograd.Function):
             of_c += of_logits.sum(2, True, dtype=wide)
             of_s += of_logits.sum(1, True, dtype=wide)
             if needed[0]:
-                of_x.copy_(torch.addcmul(gated, up, p1))
+                store(of_x, torch.addcmul, gated, up, p1)
             if needed[1]:
-                of_y.copy_((up * (p2 + 1)).sub_(gated))
+                store(of_y, torch.sub, up * (p2 + 1), gated)
             if any(needed[4:]):
-                products = (up * x, up * y, up)
-                of_numbers += torch.stack([values.sum(dtype=wide) for values in products])
+                line = up.reshape(-1)
+                sums = (line.dot(x.reshape(-1)), line.dot(y.reshape(-1)), line.sum(dtype=wide))
+                of_numbers += torch.stack([value.to(wide) for value in sums])
         found = [*(g.to(upstream.dtype) for g in grads), *of_numbers.to(p1.dtype).unbind()]
         return tuple(g if needs else None for g, needs in zip(found, needed, strict=True))
