@@ -26,8 +26,11 @@ def runs_eagerly() -> bool:
 def cut(maps: Sequence[Tensor], axis: int, step: int) -> Iterator[list[Tensor]]:
     """Cut all maps alike along an axis; those with a single entry there go with every piece."""
     length = maps[0].shape[axis]
+    if 0 < length <= step:
+        yield list(maps)
+        return
     for start in range(0, length, step):
-        yield [
+        yield [  # not by split, whose views a graph lets nobody write to
             values
             if values.shape[axis] == 1
             else values.narrow(axis, start, min(step, length - start))
