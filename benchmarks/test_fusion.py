@@ -1,18 +1,15 @@
 """The fusion, forward and backward, against what it replaces and its rivals; with peak memory."""
 
-import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
+from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 
 from gliomaseg_layers import MultiScaleFusion
 from layer_cases import literal_fusion
 from peak_memory import peak_of_training_step
-
-with warnings.catch_warnings(action="ignore"):  # timm's import, of torch's deprecated scripting
-    from timm.layers.cbam import CbamModule
 
 SHAPES = [(2, 64, 128, 128), (2, 128, 64, 64), (2, 128, 128, 128), (2, 256, 64, 64)]
 RIVALS = [

@@ -89,7 +89,12 @@ class Record(L.Callback):
 
 
 def variants(options: argparse.Namespace) -> dict[str, CompoundLoss]:
-    outlier = {"inner": options.inner, "outer": options.outer, "strength": options.strength}
+    outlier = {
+        "inner": options.inner,
+        "outer": options.outer,
+        "strength": options.strength,
+        "share": options.share,
+    }
     return {
         "BCE + Dice": CompoundLoss(gamma=0.0),
         "BCE twice + Dice": CompoundLoss(alpha=2.0, gamma=0.0),
@@ -211,6 +216,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         type=float,
         help="strength of the outlier term; the formulation's own if unset",
     )
+    add("--share", type=float, default=0.1, help="of its image that noise weighs, if balanced")
     add("--inner", type=int, default=7, help="inner window in pixels, odd")
     add("--outer", type=int, default=21, help="outer window in pixels, odd")
     add("--warm-epochs", type=int, help="epochs of the warm start; 14 on the stand-in, else 8")

@@ -181,6 +181,12 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     tested = [set(run.finished(run.results_file(fold, 0))[names[0]]["0.5"]) for fold in run.FOLDS]
     assert sum(map(len, tested)) == len(set.union(*tested)) == 12  # every patient once
 
+    scratch = run.FROM_SCRATCH + names[0]
+    run.run(tmp_path / "data", 0, 0, [scratch])
+    again = run.finished(first)
+    assert set(again) == {*scores, scratch}
+    assert again[scratch] != scores[names[0]]
+
     for fold in run.FOLDS[2:]:
         run.run(tmp_path / "data", fold, 0, names)
     monkeypatch.setattr(page, "HERE", tmp_path)
