@@ -19,10 +19,11 @@ PACKAGE = ROOT / "src" / "gliomaseg_layers"
 # What each part may import of the package, besides itself; `__init__` gathers them all.
 ALLOWED = {
     "_checks": set(),
+    "_capture": set(),
     "_reduction": {"_checks"},
-    "functional": {"_checks", "_reduction"},
+    "functional": {"_checks", "_capture", "_reduction"},
     "losses": {"_checks", "_reduction", "functional"},
-    "layers": {"_checks", "functional"},
+    "layers": {"_checks", "_capture", "functional"},
     "networks": {"_checks", "functional", "layers"},
     "metrics": {"_checks", "functional"},
 }

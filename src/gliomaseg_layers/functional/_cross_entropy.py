@@ -5,7 +5,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gliomaseg_layers._checks import check_beside, check_not_negative
-from gliomaseg_layers.functional._scores import Scores, check_shape, clamped_log
+from gliomaseg_layers.functional._scores import (
+    Scores,
+    arithmetic_dtype,
+    check_shape,
+    clamped_log,
+)
 
 
 def cross_entropy_map(
@@ -23,7 +28,7 @@ def cross_entropy_map(
     loss = _binary_cross_entropy(scores, target, pos_weight)
     if class_weights is None:
         return loss
-    return loss * _per_channel("class_weights", class_weights, loss)
+    return loss * per_channel("class_weights", class_weights, loss)
 
 
 def _binary_cross_entropy(
@@ -31,7 +36,7 @@ def _binary_cross_entropy(
 ) -> Tensor:
     weight = None
     if pos_weight is not None:
-        weight = _per_channel("pos_weight", pos_weight, scores.values)
+        weight = per_channel("pos_weight", pos_weight, scores.values)
     if scores.from_logits:
         return F.binary_cross_entropy_with_logits(
             scores.values, target, pos_weight=weight, reduction="none"
@@ -47,7 +52,7 @@ def _softmax_cross_entropy(
 ) -> Tensor:
     weighted = log_probs
     if class_weights is not None:
-        weighted = log_probs * _per_channel("class_weights", class_weights, log_probs)
+        weighted = log_probs * per_channel("class_weights", class_weights, log_probs)
     if target.is_floating_point():
         return -(target * weighted).sum(1)
     return -weighted.gather(1, target.unsqueeze(1)).squeeze(1)
@@ -62,10 +67,11 @@ def check_weight(name: str, weight: float | Tensor | None) -> None:
         check_not_negative(name, weight)
 
 
-def _per_channel(name: str, weight: float | Tensor, input: Tensor) -> Tensor:
+def per_channel(name: str, weight: float | Tensor, input: Tensor) -> Tensor:
     """Return the weight in a shape that broadcasts over channels, never over the width."""
+    dtype = arithmetic_dtype(input)
     if not isinstance(weight, Tensor):
-        return input.new_full((1,) * (input.dim() - 1), weight)
+        return input.new_full((1,) * (input.dim() - 1), weight, dtype=dtype)
     check_beside(name, weight, input)
     check_shape(name, weight, [torch.Size(()), torch.Size((input.shape[1],))])
-    return weight.to(input.dtype).view([-1] + [1] * (input.dim() - 2))
+    return weight.to(dtype).view([-1] + [1] * (input.dim() - 2))

@@ -32,16 +32,8 @@ class Scores:
         name: str = "input",
         mask_name: str = "mask",
     ) -> None:
-        check_choice("mode", mode, MODES)
-        check_image(name, input)
-        channels = input.shape[1]
-        if mode == "binary" and channels != 1:
-            raise ValueError(f"`{name}` must have 1 channel in binary mode, got {channels}")
-        if mode == "multiclass" and channels < 2:
-            raise ValueError(
-                f"`{name}` must have 2 or more channels in multiclass mode, got {channels}"
-            )
-        wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+        check_input(name, input, mode)
+        wide = arithmetic_dtype(input)
         self.values: Tensor = input.to(wide) if from_logits else _Widen.apply(input, wide)
         self.mode = mode
         self.from_logits = from_logits
@@ -49,7 +41,7 @@ class Scores:
         self._log_probs: Tensor | None = None
         self._probs: Tensor | None = None
         if mask is not None:
-            self.exclude(self._read_mask(mask_name, mask))
+            self.exclude(arrange_mask(mask_name, mask, input, self.multiclass))
 
     @property
     def multiclass(self) -> bool:
@@ -101,56 +93,73 @@ class Scores:
             return torch.cat([black + log_odds, others], 1).argmax(1)
         return torch.cat([black * level, others * (1 - level)], 1).argmax(1)
 
-    def _read_mask(self, name: str, mask: Tensor) -> Tensor:
-        check_beside(name, mask, self.values)
-        if mask.dtype != torch.bool:
-            raise TypeError(f"`{name}` must have dtype torch.bool, got {mask.dtype}")
-        full, flat, one_channel = _shapes(self)
-        check_shape(
-            name, mask, [flat, one_channel] if self.multiclass else [flat, one_channel, full]
-        )
-        if mask.dim() == len(flat):
-            return mask if self.multiclass else mask.unsqueeze(1)
-        return mask.squeeze(1) if self.multiclass else mask
-
 
 def read_target(scores: Scores, target: Tensor, ignore_index: int | None) -> Tensor:
     """Check the target, exclude what it ignores, and return it in the form of the scores.
 
     Returns class indices ``(N, *spatial)``, or a target ``(N, C, *spatial)`` of the scores' dtype.
     """
-    check_beside("target", target, scores.values)
+    target = arrange_target(scores.values, target, scores.mode, ignore_index)
+    if ignore_index is not None and can_hold(target.dtype, ignore_index):
+        scores.exclude(target != ignore_index)
+    if scores.multiclass and target.dim() < scores.values.dim():
+        return keep(target, scores.valid).long()
+    return keep(target, scores.inside).to(scores.values.dtype)
+
+
+def arithmetic_dtype(input: Tensor) -> torch.dtype:
+    return torch.float64 if input.dtype == torch.float64 else torch.float32
+
+
+def check_input(name: str, input: Tensor, mode: str) -> None:
+    check_choice("mode", mode, MODES)
+    check_image(name, input)
+    channels = input.shape[1]
+    if mode == "binary" and channels != 1:
+        raise ValueError(f"`{name}` must have 1 channel in binary mode, got {channels}")
+    if mode == "multiclass" and channels < 2:
+        raise ValueError(
+            f"`{name}` must have 2 or more channels in multiclass mode, got {channels}"
+        )
+
+
+def arrange_mask(name: str, mask: Tensor, input: Tensor, multiclass: bool) -> Tensor:
+    """Check the mask; return a view ``(N, *spatial)`` in multiclass mode, else ``(N, C or 1, ...)``."""
+    check_beside(name, mask, input)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"`{name}` must have dtype torch.bool, got {mask.dtype}")
+    full, flat, one_channel = _shapes(input)
+    check_shape(name, mask, [flat, one_channel] if multiclass else [flat, one_channel, full])
+    if mask.dim() == len(flat):
+        return mask if multiclass else mask.unsqueeze(1)
+    return mask.squeeze(1) if multiclass else mask
+
+
+def arrange_target(input: Tensor, target: Tensor, mode: str, ignore_index: int | None) -> Tensor:
+    """Check the target; return a view ``(N, C, *spatial)``, or class indices ``(N, *spatial)``."""
+    check_beside("target", target, input)
     if ignore_index is not None:
         check_int("ignore_index", ignore_index)
     if target.is_complex():
         raise TypeError(f"`target` must be bool, integer or floating, got {target.dtype}")
-    full, flat, one_channel = _shapes(scores)
-    soft = scores.multiclass and target.is_floating_point() and target.shape == full
-    if scores.multiclass and not soft:
-        if target.shape not in (flat, one_channel):
+    full, flat, one_channel = _shapes(input)
+    if mode != "multiclass":
+        check_shape("target", target, [flat, one_channel] if mode == "binary" else [full])
+        return target if target.dim() == len(full) else target.unsqueeze(1)
+    if target.is_floating_point() and target.shape == full:
+        if ignore_index is not None:
             raise ValueError(
-                f"`target` must be class indices of shape {tuple(flat)} or {tuple(one_channel)}, "
-                f"or floating of shape {tuple(full)}, "
-                f"got shape {tuple(target.shape)} of {target.dtype}"
+                "`ignore_index` needs a target of class indices in multiclass mode, "
+                f"got a floating target with ignore_index={ignore_index}; use `mask`"
             )
-    elif not soft:
-        check_shape("target", target, [flat, one_channel] if scores.mode == "binary" else [full])
-    if soft and ignore_index is not None:
+        return target
+    if target.shape not in (flat, one_channel):
         raise ValueError(
-            "`ignore_index` needs a target of class indices in multiclass mode, "
-            f"got a floating target with ignore_index={ignore_index}; use `mask`"
+            f"`target` must be class indices of shape {tuple(flat)} or {tuple(one_channel)}, "
+            f"or floating of shape {tuple(full)}, "
+            f"got shape {tuple(target.shape)} of {target.dtype}"
         )
-    if target.shape != scores.values.shape:
-        # Class indices lose their channel axis, a binary target gains one.
-        has_channel = target.dim() == scores.values.dim()
-        if scores.multiclass and has_channel:
-            target = target.squeeze(1)
-        elif not scores.multiclass and not has_channel:
-            target = target.unsqueeze(1)
-    if ignore_index is not None and _can_hold(target.dtype, ignore_index):
-        scores.exclude(target != ignore_index)
-    target = keep(target, scores.inside if soft else scores.valid)
-    return target.long() if scores.multiclass and not soft else target.to(scores.values.dtype)
+    return target.squeeze(1) if target.dim() == len(full) else target
 
 
 def check_shape(name: str, tensor: Tensor, shapes: list[torch.Size]) -> None:
@@ -192,13 +201,13 @@ class _Widen(torch.autograd.Function):
         return grad.clamp(-limit, limit).to(ctx.dtype), None
 
 
-def _shapes(scores: Scores) -> tuple[torch.Size, torch.Size, torch.Size]:
+def _shapes(input: Tensor) -> tuple[torch.Size, torch.Size, torch.Size]:
     """Return ``(N, C, *spatial)``, ``(N, *spatial)`` and ``(N, 1, *spatial)``."""
-    batch, _, *spatial = full = scores.values.shape
+    batch, _, *spatial = full = input.shape
     return full, torch.Size((batch, *spatial)), torch.Size((batch, 1, *spatial))
 
 
-def _can_hold(dtype: torch.dtype, value: int) -> bool:
+def can_hold(dtype: torch.dtype, value: int) -> bool:
     """Tell whether a value exists in a dtype: comparing uint8 with -100 would find 156."""
     if dtype.is_floating_point or dtype == torch.bool:
         return True

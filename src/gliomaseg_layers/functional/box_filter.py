@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from gliomaseg_layers._checks import check_image, check_window
 
-__all__ = ["box_count", "box_sum"]
+__all__ = ["axis_count", "box_count", "box_sum"]
 
 
 def box_sum(input: Tensor, window: int | Sequence[int]) -> Tensor:
@@ -92,10 +92,15 @@ def box_count(
     window = check_window("window", window, len(spatial))
     count = torch.ones((1, 1) + (1,) * len(spatial), dtype=dtype, device=device)
     for axis, (size, side) in enumerate(zip(spatial, window, strict=True)):
-        place = torch.arange(size, device=device)
-        inside = (place + side // 2).clamp(max=size - 1) - (place - side // 2).clamp(min=0) + 1
-        count = count * inside.to(dtype).view([-1] + [1] * (len(spatial) - 1 - axis))
+        inside = axis_count(size, side, device).to(dtype)
+        count = count * inside.view([-1] + [1] * (len(spatial) - 1 - axis))
     return count
+
+
+def axis_count(size: int, side: int, device: torch.device | str | None = None) -> Tensor:
+    """Count the pixels in the window around each pixel of one axis."""
+    place = torch.arange(size, device=device)
+    return (place + side // 2).clamp(max=size - 1) - (place - side // 2).clamp(min=0) + 1
 
 
 class _BoxSum(torch.autograd.Function):

@@ -16,7 +16,13 @@ from gliomaseg_layers._reduction import keep
 from gliomaseg_layers.functional._scores import Scores
 from gliomaseg_layers.functional.box_filter import box_count, box_sum
 
-__all__ = ["density_map", "density_of", "outlier_weight", "outlier_weights_of"]
+__all__ = [
+    "default_threshold",
+    "density_map",
+    "density_of",
+    "outlier_weight",
+    "outlier_weights_of",
+]
 
 
 def density_map(
@@ -96,7 +102,7 @@ def density_of(
     spatial = scores.values.shape[2:]
     inner, outer = check_windows(inner, outer, len(spatial))
     if threshold is None:
-        threshold = math.prod(inner) - math.prod([(side + 1) // 2 for side in inner])
+        threshold = default_threshold(inner)
     check_not_negative("threshold", threshold)
     probs, predicted = scores.probs(), scores.predicted()
     near = box_sum(probs, inner)
@@ -113,6 +119,11 @@ def density_of(
     density = (near + smooth) / ((gap_size - gap_near).clamp(min=0.0) + smooth)
     density = density.where(gap_near <= threshold + 0.5, 0.0)
     return keep(density.squeeze(1) if scores.multiclass else density, scores.valid)
+
+
+def default_threshold(inner: tuple[int, ...]) -> int:
+    """Return T: what a corner pixel of a region as large as the inner window has in its gap."""
+    return math.prod(inner) - math.prod([(side + 1) // 2 for side in inner])
 
 
 def outlier_weight(

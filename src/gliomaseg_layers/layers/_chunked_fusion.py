@@ -14,15 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def runs_eagerly() -> bool:
-    """Tell whether nobody captures or transforms the program: who does wants the plain formula."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or torch._C._are_functorch_transforms_active()
-    )
-
-
 def cut(maps: Sequence[Tensor], axis: int, step: int) -> Iterator[list[Tensor]]:
     """Cut all maps alike along an axis; those with a single entry there go with every piece."""
     length = maps[0].shape[axis]

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from gliomaseg_layers.layers._chunked_fusion import Choice, Statistics, runs_eagerly
+from gliomaseg_layers._capture import runs_eagerly
+from gliomaseg_layers.layers._chunked_fusion import Choice, Statistics
 from gliomaseg_layers.layers._dimensions import (
     CONVOLUTION,
     check_count,

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gliomaseg_layers._checks import check_bool, check_choice, check_not_negative, check_positive
-from gliomaseg_layers._reduction import reduce
-from gliomaseg_layers.functional.dice import dice_of
-from gliomaseg_layers.functional.outlier_region import outlier_terms
+from gliomaseg_layers.functional._weighted_loss import weighted_loss
 from gliomaseg_layers.losses.outlier_region import OutlierRegionLoss
 
 __all__ = ["CompoundLoss"]
@@ -122,21 +120,22 @@ class CompoundLoss(nn.Module):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; with ``return_terms`` also its terms, detached and unweighted."""
         check_bool("return_terms", return_terms)  # a mask may have come in its place
-        maps = outlier_terms(input, target, mask=mask, **self.outlier.term_arguments())
-        reduction, valid = self.outlier.reduction, maps.scores.valid
-        ce = reduce(maps.cross_entropy, valid, reduction)
-        dice = dice_of(maps.scores, maps.target, self.dice_smooth, False, reduction)
-        outlier = reduce(maps.extra, valid, reduction)
-        if self.outlier.formulation == "paper":
-            outlier = ce + outlier
         # Copies: a ramp may step, in place, between this forward and its backward.
-        alpha, beta, gamma = (
-            weight.to(ce.dtype, copy=True) for weight in (self.alpha, self.beta, self.gamma)
+        alpha, beta, gamma = (weight.clone() for weight in (self.alpha, self.beta, self.gamma))
+        paper = self.outlier.formulation == "paper"  # whose term holds the cross-entropy again
+        loss, (ce, dice, outlier) = weighted_loss(
+            input,
+            target,
+            mask=mask,
+            weights=(alpha + gamma if paper else alpha, beta, gamma),
+            dice_smooth=self.dice_smooth,
+            reduction=self.outlier.reduction,
+            backend=self.outlier.backend,
+            settings=self.outlier.term_arguments(),
         )
-        loss = alpha * ce + beta * dice + gamma * outlier
         if not return_terms:
             return loss
-        return loss, {"ce": ce.detach(), "dice": dice.detach(), "outlier": outlier.detach()}
+        return loss, {"ce": ce, "dice": dice, "outlier": ce + outlier if paper else outlier}
 
     def extra_repr(self) -> str:
         weights = {name: getattr(self, name) for name in ("alpha", "beta", "gamma")}

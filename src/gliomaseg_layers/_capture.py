@@ -1,0 +1,13 @@
+"""Whether somebody captures or transforms the program that runs."""
+
+import torch
+
+
+def runs_eagerly() -> bool:
+    """Tell whether nobody captures or transforms the program: who does wants the plain formula."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+    )

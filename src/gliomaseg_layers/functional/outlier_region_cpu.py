@@ -1,0 +1,342 @@
+"""The loss on a CPU: forward and backward in closed form, band by band.
+
+``_outlier_terms.py`` holds the definition. Here nothing of the image's size is kept for backward
+but what was given. The pixels where the term acts are few, and listed: a flagged pixel's class
+fills a small part of its window, so that a small part of any image is flagged.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gliomaseg_layers.functional._bands import Band, WindowSums, bands
+from gliomaseg_layers.functional._plan import Maps, Plan
+from gliomaseg_layers.functional._scores import arithmetic_dtype
+from gliomaseg_layers.functional._totals import Totals
+from gliomaseg_layers.functional.box_filter import axis_count
+
+__all__ = ["ClosedForm"]
+
+# Pixels to take at once: what keeps a piece in the processor's cache, and the calls few. The
+# paper's sums are of floats, four times the size of the others'.
+PIXELS = {"paper": 2**18, "others": 2**19}
+
+
+class ClosedForm(torch.autograd.Function):
+    """The loss, a scalar or a map, and its terms; with a closed form for the gradient.
+
+    ``definition`` computes the loss of some logits with torch's own gradients: second derivatives
+    are its.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        maps: Maps,
+        plan: Plan,
+        weights: Sequence[float | Tensor],
+        definition: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        batch, channels, *spatial = logits.shape
+        dtype = arithmetic_dtype(logits)
+        totals, listed = Totals(channels, batch), []
+        loss_map = torch.empty(logits.shape if plan.reduction == "none" else 0, dtype=dtype)
+        sums = WindowSums(plan.outer)
+        sizes = [_WindowSizes(spatial, window, sums) for window in (plan.inner, plan.outer)]
+        for piece in _pieces(maps, plan, around=True):
+            cross_entropy = piece.cross_entropy()
+            if plan.formulation == "paper":
+                flagged = _flagged_by_density(piece, plan, sums, sizes)
+            else:
+                flagged = _flagged_by_count(piece, plan, sums, sizes[1], cross_entropy)
+            piece.add_to(totals, plan, cross_entropy, flagged)
+            if plan.reduction == "none":
+                piece.of(loss_map).copy_(cross_entropy)
+            listed.append(flagged)
+        loss, terms, slopes = totals.finish(plan, weights, dtype)
+        if plan.reduction == "none":
+            for piece, flagged in zip(_pieces(maps, plan), listed, strict=True):
+                term = flagged.term * slopes.term[piece.channel, piece.image_of(flagged.place)]
+                spot = torch.unravel_index(flagged.place, piece.target.shape)
+                piece.of(loss_map).index_put_(spot, term, accumulate=True)
+            loss = loss_map
+        ctx.save_for_backward(*maps[:3], *maps[4:])
+        ctx.ignore_index, ctx.plan, ctx.definition = maps.ignore_index, plan, definition
+        ctx.slopes, ctx.flagged = slopes, listed
+        ctx.mark_non_differentiable(terms)
+        return loss, terms
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad, plan, slopes = grads[0], ctx.plan, ctx.slopes
+        logits, target, mask, *channel_weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants a second derivative
+            loss = ctx.definition(logits)
+            return *torch.autograd.grad(loss, logits, grad, create_graph=True), *[None] * 4
+        maps = Maps(logits, target, mask, ctx.ignore_index, *channel_weights)
+        result = torch.empty_like(logits)
+        adjoint = None
+        if plan.formulation == "paper":
+            adjoint = _Adjoint(maps, plan, ctx.flagged, slopes.term, grad)
+        for piece, flagged in zip(_pieces(maps, plan), ctx.flagged, strict=True):
+            upstream = piece.of(grad) if grad.dim() else grad
+            probs = piece.logits.sigmoid()
+            slope = piece.slope(probs)
+            by_term = None
+            if adjoint is None:
+                by_term = _slope_of_flagged(piece, plan, flagged, slope)
+                by_term *= slopes.term[piece.channel, piece.image_of(flagged.place)]
+                by_term *= upstream.reshape(-1)[flagged.place] if grad.dim() else grad
+            slope *= upstream * slopes.cross_entropy
+            if by_term is not None:
+                slope.view(-1).index_add_(0, flagged.place, by_term)
+            if adjoint is not None:
+                slope += piece.inside(adjoint.of(piece).mul_(probs * (1 - probs)))
+            if plan.dice_smooth is not None:
+                by_probs = piece.each_image(slopes.overlap * grad) * piece.target
+                by_probs += piece.each_image(slopes.probs * grad)
+                slope += piece.inside(by_probs.mul_(probs * (1 - probs)))
+            piece.of(result).copy_(slope)
+        return result, *[None] * 4
+
+
+class _Flagged(NamedTuple):
+    """The pixels of a piece where the term acts, by their place in it, and the term there.
+
+    For "paper" ``slopes`` are those of -D by its two counts; else the weight, and the colour.
+    """
+
+    place: Tensor
+    term: Tensor
+    slopes: tuple[Tensor, Tensor]
+
+
+class _Piece(NamedTuple):
+    """One channel over a band, in the dtype of the arithmetic, 0 where not valid."""
+
+    channel: int
+    band: Band
+    around: Tensor  # the logits, with the rows that the windows see where they are wanted
+    valid_around: Tensor | None
+    logits: Tensor
+    target: Tensor
+    valid: Tensor | None
+    pos_weight: Tensor | None
+    class_weight: Tensor | None
+
+    def of(self, maps: Tensor) -> Tensor:
+        return self.band.of(maps[:, self.channel])
+
+    def image_of(self, place: Tensor) -> Tensor:
+        """Return which image of the batch a place in the piece belongs to."""
+        return place // self.target[0].numel() + self.band.images.start
+
+    def each_image(self, values: Tensor) -> Tensor:
+        """Return the piece's part of ``(C, N)``, to broadcast over its pixels."""
+        of_images = values[self.channel, self.band.images]
+        return of_images.view([-1] + [1] * (self.target.dim() - 1))
+
+    def inside(self, values: Tensor) -> Tensor:
+        return values if self.valid is None else values.mul_(self.valid)
+
+    def cross_entropy(self) -> Tensor:
+        loss = F.binary_cross_entropy_with_logits(
+            self.logits, self.target, pos_weight=self.pos_weight, reduction="none"
+        )
+        return self._weighed(loss)
+
+    def slope(self, probs: Tensor) -> Tensor:
+        """Return the derivative of the cross-entropy by the logits."""
+        if self.pos_weight is None:
+            return self._weighed(probs - self.target)
+        positive = self.target * self.pos_weight
+        return self._weighed(probs * (1 - self.target + positive) - positive)
+
+    def add_to(self, totals: Totals, plan: Plan, cross_entropy: Tensor, flagged: _Flagged) -> None:
+        at = self.channel, self.band.images
+        totals.cross_entropy[at] += cross_entropy.flatten(1).sum(1)
+        pixels = self.target[0].numel() if self.valid is None else self.valid.flatten(1).sum(1)
+        totals.pixels[at] += pixels
+        image = self.image_of(flagged.place)
+        totals.term[self.channel].index_add_(0, image, flagged.term.double())
+        if plan.formulation == "balanced":
+            totals.weight[self.channel].index_add_(0, image, flagged.slopes[0].double())
+        if plan.dice_smooth is not None:
+            probs = self.inside(self.logits.sigmoid()).flatten(1)
+            target = self.target.flatten(1)
+            totals.probs[at] += probs.sum(1)
+            totals.target[at] += target.sum(1)
+            totals.overlap[at] += probs.mul_(target).sum(1)
+
+    def _weighed(self, values: Tensor) -> Tensor:
+        return self.inside(values if self.class_weight is None else values.mul_(self.class_weight))
+
+
+def _pieces(maps: Maps, plan: Plan, around: bool = False) -> Iterator[_Piece]:
+    """Read the maps piece by piece, with the rows around each only where they are wanted."""
+    wide = arithmetic_dtype(maps.logits)
+    batch, channels, *spatial = maps.logits.shape
+    pixels = PIXELS["paper" if plan.formulation == "paper" else "others"]
+    for channel in range(channels):
+        logits, target = maps.logits[:, channel], maps.target[:, channel]
+        mask = None if maps.mask is None else maps.mask[:, channel]
+        weights = [w if w is None else w[channel % len(w)] for w in maps[4:]]
+        for band in bands((batch, *spatial), plan.outer[0] // 2, pixels):
+            own = band.own if around else slice(None)
+            seen = band.of(logits, around).to(wide).contiguous()
+            labels = band.of(target, around)
+            valid = None if mask is None else band.of(mask, around)
+            if maps.ignore_index is not None:
+                kept = labels != maps.ignore_index
+                valid = kept if valid is None else valid & kept
+            labels = labels[:, own].to(wide).contiguous()
+            inside = None
+            if valid is not None:
+                inside = valid[:, own]
+                seen, labels = seen.where(valid, 0.0), labels.where(inside, 0.0)
+            yield _Piece(channel, band, seen, valid, seen[:, own], labels, inside, *weights)
+
+
+class _WindowSizes:
+    """How many pixels of the image the windows of a piece hold: ``(1 or images, rows, ...)``."""
+
+    def __init__(self, spatial: Sequence[int], window: tuple[int, ...], sums: WindowSums) -> None:
+        self.window, self.sums = window, sums
+        self.axes = [axis_count(n, side).int() for n, side in zip(spatial, window, strict=True)]
+        self.rows, self.last = slice(0), torch.empty(0)
+
+    def of(self, piece: _Piece) -> Tensor:
+        if piece.valid_around is not None:
+            room, filled = self.sums.room(piece.band, piece.target.shape[2:], torch.int8)
+            filled.copy_(piece.valid_around)
+            return self.sums.of(room, self.window).int()
+        if self.rows != piece.band.rows:  # most pieces are of the same rows
+            first, *rest = self.axes
+            size = first[piece.band.rows]
+            for count in rest:
+                size = size.unsqueeze(-1) * count
+            self.rows, self.last = piece.band.rows, size.unsqueeze(0)
+        return self.last
+
+
+def _flagged_by_count(
+    piece: _Piece, plan: Plan, sums: WindowSums, sizes: _WindowSizes, cross_entropy: Tensor
+) -> _Flagged:
+    """Find the pixels whose class fills at most S pixels of the window, level by level.
+
+    Colours are 1 and -1, and 0 outside the image: a window's sum times the colour of its pixel is
+    J - (n - J), flagged where it is at most min(2 S - n, 0).
+    """
+    size = sizes.of(piece)
+    bound = (2 * plan.largest_count - size).clamp_(max=0)
+    found = []
+    for log_odds in plan.log_odds:
+        room, filled = sums.room(piece.band, piece.target.shape[2:], torch.int8)
+        filled.copy_(_colour(piece.around, log_odds))
+        if piece.valid_around is not None:
+            filled.mul_(piece.valid_around)
+        excess = (sums.of(room, plan.outer) * sums.centre(room)).contiguous()
+        flags = torch.le(excess, bound.to(excess.dtype), out=torch.empty_like(excess))
+        place = _places(piece.inside(flags))
+        pixels = size.reshape(-1)[place % size.numel()].to(cross_entropy.dtype)
+        weight = (0.5 - excess.view(-1)[place] / (2 * pixels)) / len(plan.levels)
+        if plan.formulation == "penalty":
+            logits = piece.logits.reshape(-1)[place]
+            colour = _colour(logits, log_odds)
+            cost = F.softplus(colour * logits)
+        else:
+            colour, cost = weight[:0], cross_entropy.view(-1)[place]
+        found.append((place, weight * cost, weight, colour))
+    place, term, *slopes = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return _Flagged(place, term, (slopes[0], slopes[1]))
+
+
+def _slope_of_flagged(piece: _Piece, plan: Plan, flagged: _Flagged, slope: Tensor) -> Tensor:
+    """Return the derivative of the flagged pixels' terms by their logits."""
+    weight, colour = flagged.slopes
+    if plan.formulation == "penalty":
+        return weight * colour * (colour * piece.logits.reshape(-1)[flagged.place]).sigmoid()
+    return weight * slope.view(-1)[flagged.place]
+
+
+def _flagged_by_density(
+    piece: _Piece, plan: Plan, sums: WindowSums, sizes: Sequence[_WindowSizes]
+) -> _Flagged:
+    """Find the pixels whose class the paper's mask keeps, with -D and its slopes by its counts."""
+    near_size, gap_size = (size.of(piece).to(piece.around.dtype) for size in sizes)
+    gap_size = gap_size - near_size
+    room, filled = sums.room(piece.band, piece.target.shape[2:], piece.around.dtype)
+    torch.sigmoid(piece.around, out=filled)
+    if piece.valid_around is not None:
+        filled.mul_(piece.valid_around)
+    near, wide = sums.of(room, plan.inner), sums.of(room, plan.outer)
+    # What the gap has more of the pixel's own colour than of the other.
+    colour = _colour(piece.logits, 0.0)
+    excess = torch.sub(wide, near).mul_(2).sub_(gap_size).mul_(colour)
+    flags = torch.le(excess, 2 * plan.threshold + 1 - gap_size, out=excess)
+    place = _places(piece.inside(flags))
+    spot = torch.unravel_index(place, colour.shape)
+    near_size, gap_size = (size.reshape(-1)[place % size.numel()] for size in (near_size, gap_size))
+    white, own_near, own_gap = colour[spot] > 0, near[spot], wide[spot] - near[spot]
+    own_near = own_near.where(white, near_size - own_near)
+    others = gap_size - own_gap.where(white, gap_size - own_gap)
+    below = others.clamp(min=0.0) + plan.smooth
+    density = (own_near + plan.smooth) / below
+    by_wide = (density / below).where(others >= 0, 0.0) * colour[spot]
+    return _Flagged(place, -density, (by_wide - colour[spot] / below, -by_wide))
+
+
+def _colour(logits: Tensor, log_odds: float) -> Tensor:
+    """Return 1 where a logit is white, else -1."""
+    # Comparing into the dtype that is compared is several times faster than into booleans.
+    return torch.gt(logits, log_odds, out=torch.empty_like(logits)).mul_(2).sub_(1)
+
+
+def _places(flags: Tensor) -> Tensor:
+    """Return where flags are not 0, as few are: found 8 bytes at a time."""
+    flags = flags.view(-1)
+    step = 8 // flags.element_size()
+    whole = flags.numel() // step * step
+    words = flags[:whole].view(torch.int64).nonzero() * step
+    tail = torch.arange(whole, flags.numel())
+    place = torch.cat([(words + torch.arange(step)).view(-1), tail])
+    return place[flags[place] != 0]
+
+
+class _Adjoint:
+    """The term's derivative by the probabilities, for "paper": window sums of D's slopes."""
+
+    def __init__(
+        self, maps: Maps, plan: Plan, listed: Sequence[_Flagged], strength: Tensor, grad: Tensor
+    ) -> None:
+        self.plan, self.sums = plan, WindowSums(plan.outer)
+        self.length = maps.logits.shape[2]
+        found: dict[int, list[tuple[Tensor, ...]]] = {}
+        for piece, flagged in zip(_pieces(maps, plan), listed, strict=True):
+            scale = strength[piece.channel, piece.image_of(flagged.place)]
+            scale = scale * (piece.of(grad).reshape(-1)[flagged.place] if grad.dim() else grad)
+            first, _ = piece.band.span(self.length)
+            place = flagged.place + first * piece.target[0, 0].numel()
+            slopes = (slope * scale for slope in flagged.slopes)
+            found.setdefault(piece.channel, []).append((place, *slopes))
+        self.channels = {
+            channel: [torch.cat(parts) for parts in zip(*of_pieces, strict=True)]
+            for channel, of_pieces in found.items()
+        }
+
+    def of(self, piece: _Piece) -> Tensor:
+        place, *slopes = self.channels[piece.channel]
+        row = piece.target[0, 0].numel()
+        first, stop = (line * row for line in piece.band.span(self.length, margin=True))
+        low, high = torch.searchsorted(place, torch.tensor([first, stop])).tolist()
+        rest, total = piece.target.shape[2:], torch.zeros(())
+        for slope, window in zip(slopes, (self.plan.inner, self.plan.outer), strict=True):
+            room, filled = self.sums.room(piece.band, rest, slope.dtype)
+            spot = torch.unravel_index(place[low:high] - first, filled.shape)
+            filled.index_put_(spot, slope[low:high])
+            total = total + self.sums.of(room, window)
+        return total
