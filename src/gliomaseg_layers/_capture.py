@@ -11,3 +11,8 @@ def runs_eagerly() -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
     )
+
+
+def is_transformed() -> bool:
+    """Tell whether a transform of torch.func is at work, outside what torch.compile captures."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()

@@ -120,7 +120,19 @@ for call in (loss, layer, compound):
         (call, (), {"pos_weight": -1.0}, ValueError, "pos_weight", ">= 0", "-1.0"),
         (call, (), {"pos_weight": [2.0]}, TypeError, "pos_weight", "tensor", "[2.0]"),
         (call, (), {"ignore_index": "a"}, TypeError, "ignore_index", "int", "'a'"),
-        (call, (), {"backend": "triton"}, RuntimeError, "backend", "eager", "'triton'"),
+    ]
+for call in (loss, compound_loss):
+    refused = {"backend": "triton"}
+    BAD += [
+        (call, (X, Y), refused, RuntimeError, "backend", "'eager'", "device cpu"),
+        (call, (X.double(), Y), refused, RuntimeError, "backend", "float32", "torch.float64"),
+        (call, (VOLUME, VOLUME), refused, RuntimeError, "backend", "two", "(2, 1, 3, 6, 8)"),
+        (call, (X[:0], Y[:0]), refused, RuntimeError, "backend", "'eager'", "empty"),
+        (call, (X, Y), refused | {"outer": 65}, RuntimeError, "backend", "63", "65"),
+        (call, (X, Y), refused | {"levels": [0.5] * 9}, RuntimeError, "backend", "8", "9"),
+        (call, (X, Y), refused | {"from_logits": False}, RuntimeError, "backend", "logits", "prob"),
+        (call, (CLASSES, INDEX), refused | MULTICLASS, RuntimeError, "backend", "'eager'", "multi"),
+        (call, (X, Y.clone().requires_grad_()), refused, RuntimeError, "backend", "gradient", ""),
     ]
 for call in (dice, DiceLoss):
     BAD += [

@@ -102,7 +102,7 @@ class WindowSums:
         return self.of(room, [1] * len(self.largest))
 
     def _line(self, line: Tensor, stride: int, side: int, volume: int, name: str) -> Tensor:
-        """Sum ``side`` numbers, each ``stride`` after the last, from runs of 1, 2, 4, ... of them."""
+        """Sum ``side`` numbers, each ``stride`` after the last, from runs of 1, 2, 4, ... ones."""
         runs, total, length, taken = line, line, 1, 1  # `side` is odd
         while taken < side:
             runs = runs.to(_wide_enough(line.dtype, 2 * length * volume))

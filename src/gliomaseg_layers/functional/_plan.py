@@ -1,10 +1,8 @@
-"""What the closed forms of the loss read: its settings with every default filled in, and its maps."""
+"""What the closed forms of the loss read: its settings, without open defaults, and its maps."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from gliomaseg_layers._checks import check_not_negative, check_windows
@@ -61,8 +59,8 @@ def make_plan(
         threshold = default_threshold(inner) if formulation == "paper" else math.prod(inner)
     check_not_negative("threshold", threshold)
     strength, levels = settings["strength"], settings["levels"]
-    if formulation == "paper":  # it has neither
-        strength, levels = 1.0, ()
+    if formulation == "paper":  # which reads neither
+        strength, levels = 1.0, (0.5,)
     if strength is None:
         strength = DEFAULT_STRENGTH[formulation]
     if levels is None:

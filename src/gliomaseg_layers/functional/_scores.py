@@ -124,7 +124,7 @@ def check_input(name: str, input: Tensor, mode: str) -> None:
 
 
 def arrange_mask(name: str, mask: Tensor, input: Tensor, multiclass: bool) -> Tensor:
-    """Check the mask; return a view ``(N, *spatial)`` in multiclass mode, else ``(N, C or 1, ...)``."""
+    """Check the mask; return a view ``(N, *spatial)`` if multiclass, else ``(N, C or 1, ...)``."""
     check_beside(name, mask, input)
     if mask.dtype != torch.bool:
         raise TypeError(f"`{name}` must have dtype torch.bool, got {mask.dtype}")

@@ -209,8 +209,3 @@ def check_outlier_settings(
         )
     if ignore_index is not None:
         check_int("ignore_index", ignore_index)
-    if backend == "triton":
-        raise RuntimeError(
-            "`backend` 'triton' cannot run: this version has no Triton kernels; "
-            "use 'auto' or 'eager'"
-        )

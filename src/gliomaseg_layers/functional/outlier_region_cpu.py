@@ -5,8 +5,8 @@ but what was given. The pixels where the term acts are few, and listed: a flagge
 fills a small part of its window, so that a small part of any image is flagged.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,93 +15,73 @@ from torch.nn import functional as F
 from gliomaseg_layers.functional._bands import Band, WindowSums, bands
 from gliomaseg_layers.functional._plan import Maps, Plan
 from gliomaseg_layers.functional._scores import arithmetic_dtype
-from gliomaseg_layers.functional._totals import Totals
+from gliomaseg_layers.functional._totals import Slopes, Totals
 from gliomaseg_layers.functional.box_filter import axis_count
 
-__all__ = ["ClosedForm"]
+__all__ = ["backward", "forward"]
 
 # Pixels to take at once: what keeps a piece in the processor's cache, and the calls few. The
 # paper's sums are of floats, four times the size of the others'.
 PIXELS = {"paper": 2**18, "others": 2**19}
 
 
-class ClosedForm(torch.autograd.Function):
-    """The loss, a scalar or a map, and its terms; with a closed form for the gradient.
-
-    ``definition`` computes the loss of some logits with torch's own gradients: second derivatives
-    are its.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        maps: Maps,
-        plan: Plan,
-        weights: Sequence[float | Tensor],
-        definition: Callable[[Tensor], Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        batch, channels, *spatial = logits.shape
-        dtype = arithmetic_dtype(logits)
-        totals, listed = Totals(channels, batch), []
-        loss_map = torch.empty(logits.shape if plan.reduction == "none" else 0, dtype=dtype)
-        sums = WindowSums(plan.outer)
-        sizes = [_WindowSizes(spatial, window, sums) for window in (plan.inner, plan.outer)]
-        for piece in _pieces(maps, plan, around=True):
-            cross_entropy = piece.cross_entropy()
-            if plan.formulation == "paper":
-                flagged = _flagged_by_density(piece, plan, sums, sizes)
-            else:
-                flagged = _flagged_by_count(piece, plan, sums, sizes[1], cross_entropy)
-            piece.add_to(totals, plan, cross_entropy, flagged)
-            if plan.reduction == "none":
-                piece.of(loss_map).copy_(cross_entropy)
-            listed.append(flagged)
-        loss, terms, slopes = totals.finish(plan, weights, dtype)
-        if plan.reduction == "none":
-            for piece, flagged in zip(_pieces(maps, plan), listed, strict=True):
-                term = flagged.term * slopes.term[piece.channel, piece.image_of(flagged.place)]
-                spot = torch.unravel_index(flagged.place, piece.target.shape)
-                piece.of(loss_map).index_put_(spot, term, accumulate=True)
-            loss = loss_map
-        ctx.save_for_backward(*maps[:3], *maps[4:])
-        ctx.ignore_index, ctx.plan, ctx.definition = maps.ignore_index, plan, definition
-        ctx.slopes, ctx.flagged = slopes, listed
-        ctx.mark_non_differentiable(terms)
-        return loss, terms
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad, plan, slopes = grads[0], ctx.plan, ctx.slopes
-        logits, target, mask, *channel_weights = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody wants a second derivative
-            loss = ctx.definition(logits)
-            return *torch.autograd.grad(loss, logits, grad, create_graph=True), *[None] * 4
-        maps = Maps(logits, target, mask, ctx.ignore_index, *channel_weights)
-        result = torch.empty_like(logits)
-        adjoint = None
+def forward(
+    maps: Maps, plan: Plan, weights: Sequence[float | Tensor]
+) -> tuple[Tensor, Tensor, tuple[Slopes, list["_Flagged"]]]:
+    """Return the loss, a scalar or a map, with its terms, and what backward needs."""
+    batch, channels, *spatial = maps.logits.shape
+    dtype = arithmetic_dtype(maps.logits)
+    is_map = plan.reduction == "none"
+    loss_map = torch.empty(maps.logits.shape if is_map else 0, dtype=dtype)
+    totals, listed, sums = Totals(channels, batch), [], WindowSums(plan.outer)
+    sizes = [_WindowSizes(spatial, window, sums) for window in (plan.inner, plan.outer)]
+    for piece in _pieces(maps, plan, around=True):
+        cross_entropy = piece.cross_entropy()
         if plan.formulation == "paper":
-            adjoint = _Adjoint(maps, plan, ctx.flagged, slopes.term, grad)
-        for piece, flagged in zip(_pieces(maps, plan), ctx.flagged, strict=True):
-            upstream = piece.of(grad) if grad.dim() else grad
-            probs = piece.logits.sigmoid()
-            slope = piece.slope(probs)
-            by_term = None
-            if adjoint is None:
-                by_term = _slope_of_flagged(piece, plan, flagged, slope)
-                by_term *= slopes.term[piece.channel, piece.image_of(flagged.place)]
-                by_term *= upstream.reshape(-1)[flagged.place] if grad.dim() else grad
-            slope *= upstream * slopes.cross_entropy
-            if by_term is not None:
-                slope.view(-1).index_add_(0, flagged.place, by_term)
-            if adjoint is not None:
-                slope += piece.inside(adjoint.of(piece).mul_(probs * (1 - probs)))
-            if plan.dice_smooth is not None:
-                by_probs = piece.each_image(slopes.overlap * grad) * piece.target
-                by_probs += piece.each_image(slopes.probs * grad)
-                slope += piece.inside(by_probs.mul_(probs * (1 - probs)))
-            piece.of(result).copy_(slope)
-        return result, *[None] * 4
+            flagged = _flagged_by_density(piece, plan, sums, sizes)
+        else:
+            flagged = _flagged_by_count(piece, plan, sums, sizes[1], cross_entropy)
+        piece.add_to(totals, plan, cross_entropy, flagged)
+        if is_map:
+            piece.of(loss_map).copy_(cross_entropy)
+        listed.append(flagged)
+    loss, terms, slopes = totals.finish(plan, weights, dtype)
+    if not is_map:
+        return loss, terms, (slopes, listed)
+    for piece, flagged in zip(_pieces(maps, plan), listed, strict=True):
+        term = flagged.term * slopes.term[piece.channel, piece.image_of(flagged.place)]
+        spot = torch.unravel_index(flagged.place, piece.target.shape)
+        piece.of(loss_map).index_put_(spot, term, accumulate=True)
+    return loss_map, terms, (slopes, listed)
+
+
+def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, list["_Flagged"]]) -> Tensor:
+    """Return the gradient of the loss by the logits."""
+    slopes, listed = kept
+    result = torch.empty_like(maps.logits)
+    adjoint = None
+    if plan.formulation == "paper":
+        adjoint = _Adjoint(maps, plan, listed, slopes.term, grad)
+    for piece, flagged in zip(_pieces(maps, plan), listed, strict=True):
+        upstream = piece.of(grad) if grad.dim() else grad
+        probs = piece.logits.sigmoid()
+        slope = piece.slope(probs)
+        by_term = None
+        if adjoint is None:
+            by_term = _slope_of_flagged(piece, plan, flagged, slope)
+            by_term *= slopes.term[piece.channel, piece.image_of(flagged.place)]
+            by_term *= upstream.reshape(-1)[flagged.place] if grad.dim() else grad
+        slope *= upstream * slopes.cross_entropy
+        if by_term is not None:
+            slope.view(-1).index_add_(0, flagged.place, by_term)
+        if adjoint is not None:
+            slope += piece.inside(adjoint.of(piece).mul_(probs * (1 - probs)))
+        if plan.dice_smooth is not None:
+            by_probs = piece.each_image(slopes.overlap * grad) * piece.target
+            by_probs += piece.each_image(slopes.probs * grad)
+            slope += piece.inside(by_probs.mul_(probs * (1 - probs)))
+        piece.of(result).copy_(slope)
+    return result
 
 
 class _Flagged(NamedTuple):
