@@ -8,6 +8,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 CORE_READY := .venv-core/.ready
 TORCH_CORE := 2.13.0
+# Triton's language has no docstrings to run, and is not everywhere.
+NO_KERNELS := --ignore-glob='*_kernels.py' --ignore-glob='*_triton.py'
 EVIDENCE := PYTHONPATH=examples $(BIN)/python benchmarks/evidence
 
 .DEFAULT_GOAL := help
@@ -20,10 +22,11 @@ demo: $(READY) ## train on LGG slices (DATA=path to kaggle_3m, else a generated 
 	$(BIN)/python examples/train_lgg.py $(if $(DATA),--data "$(DATA)")
 
 test: $(READY) ## run the whole test suite (DATA=path to kaggle_3m: on real slices too)
-	$(if $(DATA),LGG_DATA="$$(realpath "$(DATA)")") $(BIN)/python -m pytest --markdown-docs README.md src tests
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+	$(if $(DATA),LGG_DATA="$$(realpath "$(DATA)")") $(BIN)/python -m pytest --markdown-docs README.md src tests --ignore=tests/kernels $(NO_KERNELS)
 
 test-core: $(CORE_READY) ## run the core's tests with torch, numpy and the extra `test` alone
-	.venv-core/bin/python -m pytest --ignore=src/gliomaseg_layers/metrics --ignore=tests/metrics --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/peers
+	.venv-core/bin/python -m pytest $(NO_KERNELS) --ignore=tests/kernels --ignore=src/gliomaseg_layers/metrics --ignore=tests/metrics --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/peers
 
 check: $(READY) ## format, lint, types, layer walk
 	$(BIN)/ruff format --check .

@@ -1,6 +1,9 @@
 """Direct translations of the paper, which the library does not ship: box sums by convolution."""
 
+from collections.abc import Callable
+
 import torch
+from kornia.filters import box_blur
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,16 +19,23 @@ def box_sum_by_pooling(input: Tensor, window: int) -> Tensor:
     return F.avg_pool2d(input, window, stride=1, padding=window // 2, divisor_override=1)
 
 
-def paper_loss_by_convolution(logits: Tensor, target: Tensor) -> Tensor:
+def paper_loss(
+    logits: Tensor, target: Tensor, *, box_sum: Callable[[Tensor, int], Tensor]
+) -> Tensor:
     """Return the mean of CE - D ([WAN23] eq. 12), binary, windows 7 and 21, colour by colour."""
     white = logits.sigmoid()
     predicted = logits > 0
     density = torch.zeros_like(white)
     inside = torch.ones_like(white)
-    gap = box_sum_by_convolution(inside, 21) - box_sum_by_convolution(inside, 7)
+    gap = box_sum(inside, 21) - box_sum(inside, 7)
     for probs, chosen in ((white, predicted), (1 - white, ~predicted)):
-        near = box_sum_by_convolution(probs, 7)
-        gap_near = box_sum_by_convolution(probs, 21) - near
+        near = box_sum(probs, 7)
+        gap_near = box_sum(probs, 21) - near
         mask = (gap_near <= 33.5) & chosen
         density = density + (near + 1) / (gap - gap_near + 1) * mask
     return (F.binary_cross_entropy_with_logits(logits, target, reduction="none") - density).mean()
+
+
+def box_sum_by_kornia(input: Tensor, window: int) -> Tensor:
+    """Undo the mean of kornia's separable blur."""
+    return box_blur(input, window, "constant", separable=True) * window**2

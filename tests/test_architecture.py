@@ -79,6 +79,8 @@ def modules() -> list[str]:
     names = ["gliomaseg_layers", *(module.name for module in found)]
     if importlib.util.find_spec("torchmetrics") is None:
         names = [name for name in names if ".metrics" not in name]
+    if importlib.util.find_spec("triton") is None:
+        names = [name for name in names if not name.endswith("_triton")]
     return names
 
 

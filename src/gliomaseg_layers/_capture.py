@@ -9,8 +9,12 @@ def runs_eagerly() -> bool:
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
     )
+
+
+def is_watched() -> bool:
+    """Tell whether a mode sees every operation: one of fake tensors, or that counts or records."""
+    return bool(torch._C._len_torch_dispatch_stack())
 
 
 def is_transformed() -> bool:

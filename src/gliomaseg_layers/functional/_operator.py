@@ -3,6 +3,8 @@
 Registered without Triton, so that an exported program loads anywhere; the body imports the kernels.
 """
 
+import importlib
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,15 +43,13 @@ def _(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     if plan.formulation != "paper":
         masked = maps.mask is not None or maps.ignore_index is not None
         planes = (images, len(plan.levels) + masked, height, (width + 31) // 32 + 3)
-    float32 = {"dtype": torch.float32}
+    new = partial(logits.new_empty, dtype=torch.float32)
     return (
-        logits.new_empty(logits.shape if plan.reduction == "none" else (), **float32),
-        logits.new_empty(3, **float32),
-        logits.new_empty(
-            planes, dtype=torch.float32 if plan.formulation == "paper" else torch.int32
-        ),
-        logits.new_empty((3, images), **float32),
-        logits.new_empty(3, **float32),
+        new(logits.shape if plan.reduction == "none" else ()),
+        new(3),
+        new(planes) if plan.formulation == "paper" else new(planes, dtype=torch.int32),
+        new((3, images)),
+        new(3),
     )
 
 
@@ -72,11 +72,8 @@ def _(grad: Tensor, *args: Any) -> Tensor:
 
 def kernels(plan: Plan) -> Any:
     """Return the module whose kernels compute a formulation."""
-    if plan.formulation == "paper":
-        from gliomaseg_layers.functional import outlier_region_paper_triton as module
-    else:
-        from gliomaseg_layers.functional import outlier_region_triton as module
-    return module
+    name = "outlier_region_paper_triton" if plan.formulation == "paper" else "outlier_region_triton"
+    return importlib.import_module(f"gliomaseg_layers.functional.{name}")
 
 
 def _read(args: tuple[Any, ...]) -> tuple[Maps, Plan]:

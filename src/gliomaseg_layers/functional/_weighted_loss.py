@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gliomaseg_layers._capture import is_transformed, runs_eagerly
+from gliomaseg_layers._capture import is_transformed, is_watched, runs_eagerly
 from gliomaseg_layers._checks import check_beside, check_windows
 from gliomaseg_layers._reduction import reduce
 from gliomaseg_layers.functional import outlier_region_cpu
@@ -44,8 +44,8 @@ def weighted_loss(
     """
     check_input("input", input, settings["mode"])
     check_beside("target", target, input)
-    definition = partial(
-        _definition,
+    defined = partial(
+        definition,
         target=target,
         mask=mask,
         weights=weights,
@@ -57,19 +57,20 @@ def weighted_loss(
     no_kernels = no_closed_form or _no_kernels(input, settings, backend)
     if backend == "triton" and no_kernels:
         raise RuntimeError(f"`backend` 'triton' cannot run: {no_kernels}; use 'auto' or 'eager'")
-    if no_kernels and (no_closed_form or not (input.is_cpu and runs_eagerly())):
-        return definition(input)
+    plain = runs_eagerly() and not is_watched()
+    if no_kernels and (no_closed_form or not (input.is_cpu and plain)):
+        return defined(input)
     maps = read_maps(input, target, mask, settings)
     plan = make_plan(input.dim() - 2, settings, reduction, dice_smooth)
     if no_kernels:
         module: Any = outlier_region_cpu
-    elif runs_eagerly():
+    elif plain:
         module = kernels(plan)
     else:
         given = [w if isinstance(w, Tensor) else None for w in weights]
         loss, terms, *_ = fused_loss(*maps, *plan, *given)
         return loss, terms
-    loss, terms = ClosedForm.apply(input, maps, plan, weights, module, definition)
+    loss, terms = ClosedForm.apply(input, maps, plan, weights, module, defined)
     return loss, terms
 
 
@@ -87,13 +88,13 @@ class ClosedForm(torch.autograd.Function):
         plan: Plan,
         weights: Sequence[float | Tensor],
         module: Any,
-        definition: Callable[[Tensor], tuple[Tensor, Tensor]],
+        defined: Callable[[Tensor], tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, Tensor]:
         """Keep what the gradient needs."""
         loss, terms, ctx.kept = module.forward(maps, plan, weights)
         ctx.save_for_backward(*maps._replace(ignore_index=None))
         ctx.ignore_index, ctx.plan, ctx.module = maps.ignore_index, plan, module
-        ctx.definition = definition
+        ctx.defined = defined
         ctx.mark_non_differentiable(terms)
         return loss, terms
 
@@ -102,14 +103,14 @@ class ClosedForm(torch.autograd.Function):
         """Return the gradient by the logits alone."""
         maps = Maps(*ctx.saved_tensors)._replace(ignore_index=ctx.ignore_index)
         if torch.is_grad_enabled():  # somebody wants a second derivative
-            loss, _ = ctx.definition(maps.logits)
+            loss, _ = ctx.defined(maps.logits)
             gradient = torch.autograd.grad(loss, maps.logits, grads[0], create_graph=True)[0]
         else:
             gradient = ctx.module.backward(grads[0], maps, ctx.plan, ctx.kept)
         return gradient, *[None] * 5
 
 
-def _definition(
+def definition(
     input: Tensor,
     target: Tensor,
     mask: Tensor | None,
@@ -118,6 +119,7 @@ def _definition(
     reduction: str,
     settings: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
+    """Compute ``weighted_loss`` by torch's own operations and gradients, on any device."""
     maps = outlier_terms(input, target, mask=mask, **settings)
     ce = reduce(maps.cross_entropy, maps.scores.valid, reduction)
     term = reduce(maps.extra, maps.scores.valid, reduction)

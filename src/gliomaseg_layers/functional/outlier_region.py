@@ -76,6 +76,7 @@ def outlier_region_loss(
 
     Weights are constant in the gradient, so that all but "paper" add pointwise gradients only.
     Their second derivatives are those of the cross-entropy; "paper" is twice differentiable too.
+    A program captured with kernels in it (torch.compile, torch.export) has first ones only.
 
     Known limits of w: an island nearer to a large region of its class than half the outer window
     is not flagged; lines one or two pixels wide are flagged at any length.
@@ -114,7 +115,11 @@ def outlier_region_loss(
         mask: boolean, False for pixels outside the image; the shape of the map, ``(N, *spatial)``
             or ``(N, 1, *spatial)``.
         reduction: "none", "mean" (over valid entries; 0 where there are none) or "sum".
-        backend: "auto", "eager", or "triton", which this version does not have.
+        backend: "triton" for its kernels: in 2-D, for logits in fp32, bf16 or fp16, binary and
+            multilabel, windows of up to 63 pixels and 8 levels, on a GPU that Triton serves.
+            "eager" for torch's operations alone. "auto" takes the kernels where they serve, and
+            falls back where they do not. On a CPU binary and multilabel logits have a closed form
+            of their own, 2-D and 3-D, which keeps nothing of the image's size for backward.
 
     Returns:
         The loss, a scalar; with ``reduction="none"`` a map ``(N, C, *spatial)``, or
@@ -123,7 +128,8 @@ def outlier_region_loss(
     Raises:
         TypeError: an argument has the wrong type or dtype.
         ValueError: an argument is out of its range, or shapes or devices do not fit.
-        RuntimeError: ``backend="triton"``, or a class index out of range (is it `ignore_index`?).
+        RuntimeError: ``backend="triton"`` where its kernels cannot run, with the reason; or a class
+            index out of range (is it `ignore_index`?).
 
     Source: [WAN23] eq. 12 ("paper"); the others give its aim a gradient that does it.
     What each does on data, and why the defaults are as they are: docs/outlier_region_loss.md.

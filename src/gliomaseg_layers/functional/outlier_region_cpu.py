@@ -113,7 +113,8 @@ class _Piece(NamedTuple):
 
     def image_of(self, place: Tensor) -> Tensor:
         """Return which image of the batch a place in the piece belongs to."""
-        return place // self.target[0].numel() + self.band.images.start
+        images: Tensor = place // self.target[0].numel() + self.band.images.start
+        return images
 
     def each_image(self, values: Tensor) -> Tensor:
         """Return the piece's part of ``(C, N)``, to broadcast over its pixels."""

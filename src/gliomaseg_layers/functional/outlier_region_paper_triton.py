@@ -13,6 +13,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import triton
@@ -31,6 +32,8 @@ from gliomaseg_layers.functional._kernels import (
     strides,
 )
 from gliomaseg_layers.functional._plan import Maps, Plan
+
+__all__ = ["backward", "forward"]
 
 WALKED_ROWS = 32
 ROWS = 4
@@ -272,13 +275,13 @@ def forward(
             **tiles,
             **given,
         )
-    float32 = {"dtype": torch.float32, "device": logits.device}
-    by_counts = torch.empty((2, images, *spatial), **float32)
+    new = partial(torch.empty, dtype=torch.float32, device=logits.device)
+    by_counts = new((2, images, *spatial))
     tiles = _tiles(logits, ROWS)
-    packed = torch.empty((5, images, tiles["row_tiles"] * tiles["column_tiles"]), **float32)
+    packed = new((5, images, tiles["row_tiles"] * tiles["column_tiles"]))
     walked = torch.empty_like(packed[:1])
     is_map = plan.reduction == "none"
-    loss_map = torch.empty(logits.shape if is_map else 0, **float32)
+    loss_map = new(logits.shape if is_map else 0)
     _density_kernel[(images * tiles["row_tiles"] * tiles["column_tiles"],)](
         near=columns[0],
         wide=columns[1],

@@ -15,6 +15,7 @@ Every sum is added in one order: results are equal from run to run.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import triton
@@ -34,6 +35,8 @@ from gliomaseg_layers.functional._kernels import (
     strides,
 )
 from gliomaseg_layers.functional._plan import Maps, Plan
+
+__all__ = ["backward", "forward"]
 
 # What `_walk_kernel` makes: sums over the flagged pixels, the gradient, or the map of the loss.
 SUMS, GRADIENT, MAP = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -243,11 +246,11 @@ def forward(
     words = triton.cdiv(width, 32) + 3  # one of zeros before every row, two after it
     tiles = triton.cdiv(height * words, WORDS)
     masked = given["HAS_MASK"] or given["HAS_IGNORE"]
-    float32 = {"dtype": torch.float32, "device": logits.device}
+    new = partial(torch.empty, dtype=torch.float32, device=logits.device)
     planes = torch.empty(
         (images, levels + masked, height, words), dtype=torch.int32, device=logits.device
     )
-    packed = torch.empty((5, images, tiles), **float32)
+    packed = new((5, images, tiles))
     _pack_kernel[(images * tiles,)](
         planes=planes,
         sums=packed,
@@ -259,11 +262,11 @@ def forward(
         BLOCK=WORDS,
         **given,
     )
-    walked = torch.empty((2, images, math.prod(_tiles(logits))), **float32)
+    walked = new((2, images, math.prod(_tiles(logits))))
     _walk(SUMS, maps, plan, planes, walked)
     loss, terms, slopes, scales = finish(packed, walked, plan, weights)
     if plan.reduction == "none":
-        loss = torch.empty(logits.shape, **float32)
+        loss = new(logits.shape)
         _walk(MAP, maps, plan, planes, loss, slopes)
     return loss, terms, (planes, slopes, scales)
 

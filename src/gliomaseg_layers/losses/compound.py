@@ -43,7 +43,8 @@ class CompoundLoss(nn.Module):
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range.
-        RuntimeError: ``backend="triton"``, or a class index out of range.
+        RuntimeError: ``backend="triton"`` where its kernels cannot run, or a class index out of
+            range.
 
     Source: [WAN23] eq. 13.
 

@@ -24,7 +24,8 @@ class OutlierRegionLoss(nn.Module):
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range.
-        RuntimeError: ``backend="triton"``, or a class index out of range.
+        RuntimeError: ``backend="triton"`` where its kernels cannot run, or a class index out of
+            range.
 
     Source: [WAN23] eq. 12 for ``formulation="paper"``.
 
