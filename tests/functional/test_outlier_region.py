@@ -12,6 +12,7 @@ from cases import (
     HALVES,
     MODES,
     SMALL,
+    NoHostSynchronisation,
     case,
     check,
     either_input,
@@ -19,7 +20,7 @@ from cases import (
     every_mode,
     random,
 )
-from gliomaseg_layers.functional import outlier_region_loss
+from gliomaseg_layers.functional import outlier_region_cpu, outlier_region_loss
 from tolerances import TOLERANCES
 
 check_loss = partial(check, outlier_region_loss, references.outlier_region_loss)
@@ -38,6 +39,33 @@ def test_matches_reference(mode, channels, formulation, from_logits, reduction):
     assert not torch.allclose(grad, ce[1])
     shape = (2, 19, 23) if mode == "multiclass" else (2, channels, 19, 23)
     assert loss.shape == (shape if reduction == "none" else ())
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@every_formulation
+@pytest.mark.parametrize(("mode", "channels"), MODES[:2])
+def test_the_definition_matches_too(mode, channels, formulation, reduction):
+    """What a GPU without kernels runs, and what is captured: a mode that looks on has it here."""
+    x, target = case((19, 23), mode, channels)
+    settings = {"mode": mode, "formulation": formulation, "reduction": reduction, **SMALL}
+    with NoHostSynchronisation():
+        given = check_loss(x, target, **settings)
+    for defined, closed in zip(given, check_loss(x, target, **settings), strict=True):
+        torch.testing.assert_close(defined, closed, **TOLERANCES[F64])
+
+
+@pytest.mark.parametrize("pixels", [1, 100, 1000])
+@pytest.mark.parametrize("spatial", [(19, 23), (9, 7, 5)])
+@every_formulation
+def test_bands_do_not_show(formulation, spatial, pixels, monkeypatch):
+    """Pieces of some rows, of an image, and of several: with masks, and gradients of maps."""
+    monkeypatch.setattr(outlier_region_cpu, "PIXELS", {"paper": pixels, "others": pixels})
+    x, target = case(spatial, "multilabel", 2, batch=3)
+    settings = {"mode": "multilabel", "formulation": formulation, **SMALL}
+    check_loss(x, target, **settings)
+    outside = {"mask": random((3, *spatial)) > 0.2, "ignore_index": 255}
+    target = target.masked_fill(random(target.shape, 3) > 0.9, 255)
+    check_loss(x, target, reduction="none", **settings, **outside)
 
 
 @pytest.mark.parametrize(

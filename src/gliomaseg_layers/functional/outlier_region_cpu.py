@@ -49,7 +49,7 @@ def forward(
     if not is_map:
         return loss, terms, (slopes, listed)
     for piece, flagged in zip(_pieces(maps, plan), listed, strict=True):
-        term = flagged.term * slopes.term[piece.channel, piece.image_of(flagged.place)]
+        term = flagged.term * slopes.term[piece.channel, flagged.image]
         spot = torch.unravel_index(flagged.place, piece.target.shape)
         piece.of(loss_map).index_put_(spot, term, accumulate=True)
     return loss_map, terms, (slopes, listed)
@@ -69,7 +69,7 @@ def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, list["_Fl
         by_term = None
         if adjoint is None:
             by_term = _slope_of_flagged(piece, plan, flagged, slope)
-            by_term *= slopes.term[piece.channel, piece.image_of(flagged.place)]
+            by_term *= slopes.term[piece.channel, flagged.image]
             by_term *= upstream.reshape(-1)[flagged.place] if grad.dim() else grad
         slope *= upstream * slopes.cross_entropy
         if by_term is not None:
@@ -85,12 +85,13 @@ def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, list["_Fl
 
 
 class _Flagged(NamedTuple):
-    """The pixels of a piece where the term acts, by their place in it, and the term there.
+    """The pixels of a piece where the term acts: place in it, image of the batch, and the term.
 
     For "paper" ``slopes`` are those of -D by its two counts; else the weight, and the colour.
     """
 
     place: Tensor
+    image: Tensor
     term: Tensor
     slopes: tuple[Tensor, Tensor]
 
@@ -112,9 +113,10 @@ class _Piece(NamedTuple):
         return self.band.of(maps[:, self.channel])
 
     def image_of(self, place: Tensor) -> Tensor:
-        """Return which image of the batch a place in the piece belongs to."""
-        images: Tensor = place // self.target[0].numel() + self.band.images.start
-        return images
+        """Return which of the piece's images sorted places belong to."""
+        images = self.target.shape[0]
+        firsts = torch.arange(images + 1) * self.target[0].numel()
+        return torch.arange(images).repeat_interleave(torch.searchsorted(place, firsts).diff())
 
     def each_image(self, values: Tensor) -> Tensor:
         """Return the piece's part of ``(C, N)``, to broadcast over its pixels."""
@@ -142,10 +144,9 @@ class _Piece(NamedTuple):
         totals.cross_entropy[at] += cross_entropy.flatten(1).sum(1)
         pixels = self.target[0].numel() if self.valid is None else self.valid.flatten(1).sum(1)
         totals.pixels[at] += pixels
-        image = self.image_of(flagged.place)
-        totals.term[self.channel].index_add_(0, image, flagged.term.double())
+        totals.term[self.channel].index_add_(0, flagged.image, flagged.term.double())
         if plan.formulation == "balanced":
-            totals.weight[self.channel].index_add_(0, image, flagged.slopes[0].double())
+            totals.weight[self.channel].index_add_(0, flagged.image, flagged.slopes[0].double())
         if plan.dice_smooth is not None:
             probs = self.inside(self.logits.sigmoid()).flatten(1)
             target = self.target.flatten(1)
@@ -187,7 +188,7 @@ class _WindowSizes:
 
     def __init__(self, spatial: Sequence[int], window: tuple[int, ...], sums: WindowSums) -> None:
         self.window, self.sums = window, sums
-        self.axes = [axis_count(n, side).int() for n, side in zip(spatial, window, strict=True)]
+        self.spatial = spatial
         self.rows, self.last = slice(0), torch.empty(0)
 
     def of(self, piece: _Piece) -> Tensor:
@@ -196,12 +197,20 @@ class _WindowSizes:
             filled.copy_(piece.valid_around)
             return self.sums.of(room, self.window).int()
         if self.rows != piece.band.rows:  # most pieces are of the same rows
-            first, *rest = self.axes
+            sides = zip(self.spatial, self.window, strict=True)
+            first, *rest = (axis_count(length, side).int() for length, side in sides)
             size = first[piece.band.rows]
             for count in rest:
                 size = size.unsqueeze(-1) * count
             self.rows, self.last = piece.band.rows, size.unsqueeze(0)
         return self.last
+
+    @staticmethod
+    def at(sizes: Tensor, place: Tensor, image: Tensor) -> Tensor:
+        """Return the sizes at some places of the piece, and images of it."""
+        if sizes.shape[0] == 1:
+            place = place - image * sizes.numel()
+        return sizes.reshape(-1)[place]
 
 
 def _flagged_by_count(
@@ -223,7 +232,8 @@ def _flagged_by_count(
         excess = (sums.of(room, plan.outer) * sums.centre(room)).contiguous()
         flags = torch.le(excess, bound.to(excess.dtype), out=torch.empty_like(excess))
         place = _places(piece.inside(flags))
-        pixels = size.reshape(-1)[place % size.numel()].to(cross_entropy.dtype)
+        image = piece.image_of(place)
+        pixels = sizes.at(size, place, image).to(cross_entropy.dtype)
         weight = (0.5 - excess.view(-1)[place] / (2 * pixels)) / len(plan.levels)
         if plan.formulation == "penalty":
             logits = piece.logits.reshape(-1)[place]
@@ -231,9 +241,9 @@ def _flagged_by_count(
             cost = F.softplus(colour * logits)
         else:
             colour, cost = weight[:0], cross_entropy.view(-1)[place]
-        found.append((place, weight * cost, weight, colour))
-    place, term, *slopes = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return _Flagged(place, term, (slopes[0], slopes[1]))
+        found.append((place, image + piece.band.images.start, weight * cost, weight, colour))
+    place, image, term, *slopes = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return _Flagged(place, image, term, (slopes[0], slopes[1]))
 
 
 def _slope_of_flagged(piece: _Piece, plan: Plan, flagged: _Flagged, slope: Tensor) -> Tensor:
@@ -260,15 +270,16 @@ def _flagged_by_density(
     excess = torch.sub(wide, near).mul_(2).sub_(gap_size).mul_(colour)
     flags = torch.le(excess, 2 * plan.threshold + 1 - gap_size, out=excess)
     place = _places(piece.inside(flags))
-    spot = torch.unravel_index(place, colour.shape)
-    near_size, gap_size = (size.reshape(-1)[place % size.numel()] for size in (near_size, gap_size))
+    spot, image = torch.unravel_index(place, colour.shape), piece.image_of(place)
+    near_size, gap_size = (sizes[0].at(size, place, image) for size in (near_size, gap_size))
     white, own_near, own_gap = colour[spot] > 0, near[spot], wide[spot] - near[spot]
     own_near = own_near.where(white, near_size - own_near)
     others = gap_size - own_gap.where(white, gap_size - own_gap)
     below = others.clamp(min=0.0) + plan.smooth
     density = (own_near + plan.smooth) / below
     by_wide = (density / below).where(others >= 0, 0.0) * colour[spot]
-    return _Flagged(place, -density, (by_wide - colour[spot] / below, -by_wide))
+    image = image + piece.band.images.start
+    return _Flagged(place, image, -density, (by_wide - colour[spot] / below, -by_wide))
 
 
 def _colour(logits: Tensor, log_odds: float) -> Tensor:
@@ -298,7 +309,7 @@ class _Adjoint:
         self.length = maps.logits.shape[2]
         found: dict[int, list[tuple[Tensor, ...]]] = {}
         for piece, flagged in zip(_pieces(maps, plan), listed, strict=True):
-            scale = strength[piece.channel, piece.image_of(flagged.place)]
+            scale = strength[piece.channel, flagged.image]
             scale = scale * (piece.of(grad).reshape(-1)[flagged.place] if grad.dim() else grad)
             first, _ = piece.band.span(self.length)
             place = flagged.place + first * piece.target[0, 0].numel()
