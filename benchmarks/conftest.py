@@ -13,8 +13,9 @@ def pytest_benchmark_update_machine_info(
 ) -> None:
     cpu = machine_info["cpu"]
     machine_info.clear()
+    on_gpu = torch.cuda.is_available()
     machine_info.update(
-        device=cpu.get("brand_raw", "unknown CPU"),
+        device=torch.cuda.get_device_name() if on_gpu else cpu.get("brand_raw", "unknown CPU"),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         gliomaseg_layers=gliomaseg_layers.__version__,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-from kornia.filters import box_blur
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,4 +37,6 @@ def paper_loss(
 
 def box_sum_by_kornia(input: Tensor, window: int) -> Tensor:
     """Undo the mean of kornia's separable blur."""
+    from kornia.filters import box_blur  # the others serve where it is not installed
+
     return box_blur(input, window, "constant", separable=True) * window**2

@@ -15,16 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from monai.losses.dice import DiceCELoss
-from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor
 from torch.nn import functional as F
 
 from gliomaseg_layers import CompoundLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import outlier_region_loss
 from gliomaseg_layers.functional._weighted_loss import definition
-from methods import blob
-from rivals import box_sum_by_convolution, box_sum_by_kornia, box_sum_by_pooling, paper_loss
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -60,19 +56,24 @@ def build(name: str, mode: str = "binary") -> Loss:
         return by_definition(name.removesuffix(", definition"), mode)
     if name in FORMULATIONS:
         return partial(outlier_region_loss, mode=mode, formulation=name)
-    smp_dice, monai_loss = DiceLoss(mode), DiceCELoss(sigmoid=True)
     bce = F.binary_cross_entropy_with_logits
-    losses: dict[str, Loss] = {
-        "cross-entropy (torch)": F.cross_entropy if mode == "multiclass" else bce,
-        "CompoundLoss": CompoundLoss(mode=mode).to(DEVICE),
-        "paper by conv2d": partial(paper_loss, box_sum=box_sum_by_convolution),
-        "paper by avg_pool2d": partial(paper_loss, box_sum=box_sum_by_pooling),
-        "paper by kornia box_blur": partial(paper_loss, box_sum=box_sum_by_kornia),
-        "BCE + DiceLoss (smp)": lambda z, y: bce(z, y) + smp_dice(z, y),
-        "DiceCELoss (MONAI)": monai_loss,
-        "BCE + Dice + blob loss": blob,
-    }
-    return losses[name]
+    if name == "cross-entropy (torch)":
+        return F.cross_entropy if mode == "multiclass" else bce
+    if name == "CompoundLoss":
+        return CompoundLoss(mode=mode).to(DEVICE)
+    if name == "BCE + DiceLoss (smp)":
+        smp_dice = pytest.importorskip("segmentation_models_pytorch").losses.DiceLoss(mode)
+        return lambda z, y: bce(z, y) + smp_dice(z, y)
+    if name == "DiceCELoss (MONAI)":
+        monai_loss: Loss = pytest.importorskip("monai.losses.dice").DiceCELoss(sigmoid=True)
+        return monai_loss
+    if name == "BCE + Dice + blob loss":
+        blob: Loss = pytest.importorskip("methods").blob
+        return blob
+    rivals = pytest.importorskip("rivals")
+    how = {"conv2d": "convolution", "avg_pool2d": "pooling", "kornia box_blur": "kornia"}
+    box_sum = getattr(rivals, f"box_sum_by_{how[name.removeprefix('paper by ')]}")
+    return partial(rivals.paper_loss, box_sum=box_sum)
 
 
 def batch(shape: str = "16x1x256x256") -> tuple[Tensor, Tensor]:
