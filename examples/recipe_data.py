@@ -4,8 +4,6 @@ A sample is an image ``(C, H, W)``, its labels ``(H, W)`` and attributes ``(K,)`
 """
 
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -32,6 +30,7 @@ from lgg_data import (
     read_mask,
 )
 from recipe_settings import Settings
+from whole_files import replacing
 
 Batch = tuple[Tensor, Tensor, Tensor]
 POSITION = "slice position"
@@ -180,9 +179,8 @@ class BratsSource:
 
 
 def _save(path: Path, array: Any) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
-        np.save(file, array)
-    os.replace(file.name, path)
+    with replacing(path) as part:
+        np.save(part, array)
 
 
 def fit(array: Any, height: int, width: int | None = None) -> Any:

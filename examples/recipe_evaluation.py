@@ -66,7 +66,7 @@ def evaluate(system: Segmenter, source: Source, items: Sequence[Item]) -> dict[s
         result["roc"][region] = {
             "false": false.tolist(),
             "true": true.tolist(),
-            "area": float(area.compute()),
+            "area": float(area.compute()) if true.any() else float("nan"),
         }
     return result
 

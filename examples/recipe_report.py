@@ -14,7 +14,8 @@ from lgg_report import PREDICTION, TRUTH, markdown_table, outline
 from recipe_data import Item, Source
 from recipe_evaluation import OVERLAPS, by_size, compare, predict_items
 from recipe_settings import Recipe
-from recipe_systems import Segmenter, write_whole
+from recipe_systems import Segmenter
+from whole_files import write_whole
 
 SHOWN = 4
 CURVES = {
@@ -33,8 +34,8 @@ HEADINGS = {
 }
 SPLITS = {
     "patient": "no patient is in more than one part",
-    "slice": "**split by slice: LEAKY.** Neighbouring slices of one patient are near copies, and lie "
-    "in training and test: these figures are too good, and only repeat who split so",
+    "slice": "**split by slice: LEAKY** (neighbouring slices of one patient are near copies, and "
+    "lie in training and test: these figures are too good, and only repeat who split so)",
 }
 
 
@@ -62,9 +63,9 @@ def write_report(
         markdown_table(_scores(cases, results), {}),
         f"Means over cases. HD95 is in {unit}"
         + ("" if facts["spacing"] else ", of slices with tumour: the files hold no spacing")
-        + "; where one of prediction and truth is empty it is the image's diagonal. AUROC is of all "
-        "test slices' pixels. The papers' own figures are theirs to tell: they are not repeated "
-        "here.",
+        + "; where one of prediction and truth is empty it is the image's diagonal. AUROC is of "
+        "all test slices' pixels. Where both are empty Dice is 1. The papers' own figures are not "
+        "repeated here.",
         "## Training",
         markdown_table(pd.DataFrame(trainings).T, {"seconds": 1, "best epoch": 0}),
         "Validation figures are of the epoch whose checkpoint was kept, over all pixels together.",
@@ -80,8 +81,8 @@ def write_report(
         sections += [
             "## Paired tests",
             markdown_table(tests.set_index("variants"), {"p": 4}),
-            "Dice of the same cases, Wilcoxon's signed-rank test, two-sided, not corrected for their "
-            "number.",
+            "Dice of the same cases, Wilcoxon's signed-rank test, two-sided, not corrected for "
+            "their number.",
         ]
     for title, text in texts.items():
         sections += [f"## {title}", text]

@@ -1,4 +1,4 @@
-"""Read the recipes' settings from a TOML file: defaults, recipe, variant, smoke test, user's own."""
+"""Read the recipes' settings from TOML: defaults, recipe, variant, smoke test, user's own."""
 
 import tomllib
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ CHOICES = {
 }
 POSITIVE = ("size", "folds", "epochs", "batch_size", "learning_rate")
 # What the data depend on: variants that are compared see the same slices.
-SHARED = ("data", "channels", "size", "tumour_only", "parts", "folds", "seed", "batch_size")
+SHARED = ("data", "channels", "size", "tumour_only", "parts", "folds", "seed")
 
 
 @dataclass(frozen=True)

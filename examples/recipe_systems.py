@@ -3,9 +3,7 @@
 A checkpoint holds tensors and plain types only, so that ``torch.load(weights_only=True)`` reads it.
 """
 
-import os
 import pickle
-import tempfile
 import time
 import warnings
 from collections.abc import Mapping
@@ -16,7 +14,6 @@ import lightning as L
 import pandas as pd
 import timm
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import (
@@ -31,6 +28,7 @@ from torchvision.models.segmentation import fcn_resnet50
 from gliomaseg_layers import CompoundLoss, WeightRamp, networks
 from lgg_data import DataError
 from recipe_data import Batch
+from whole_files import write_whole
 
 
 class FCN(nn.Module):
@@ -198,8 +196,8 @@ class Segmenter(System):
 
     def on_validation_epoch_end(self) -> None:
         figures = {"val_loss": self.validation_loss.compute()} | self.metrics.compute()
-        # The first class is the background.
-        self.log_dict(figures | {"val_dice": self.dice.compute()[1:].mean()})
+        # The first class is the background. All are sums over the processes already.
+        self.record(**figures, val_dice=self.dice.compute()[1:].mean())
         for metric in (self.validation_loss, self.metrics, self.dice):
             metric.reset()
 
@@ -258,7 +256,7 @@ class PresenceClassifier(System):
         self.metrics.update(logits, present.int())
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({"val_loss": self.validation_loss.compute()} | self.metrics.compute())
+        self.record(val_loss=self.validation_loss.compute(), **self.metrics.compute())
         self.validation_loss.reset()
         self.metrics.reset()
 
@@ -288,29 +286,14 @@ def load_checkpoint(path: Path, kind: str) -> Any:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        line = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"unreadable checkpoint: {path} ({line})") from error
+    except OSError as error:
+        raise DataError(f"unreadable checkpoint: {path} ({error.strerror})") from error
+    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        # torch would advise to load it unsafely.
+        raise DataError(f"not a checkpoint, or one that is cut off: {path}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("recipe"), dict):
         raise DataError(f"not a checkpoint of these recipes: {path}")
     return checkpoint
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Writes beside the target, then renames: whenever a run is killed, the last file is whole.
-
-    Lightning's own goes through the system's temporary folder, from where it is copied if that is
-    another disk.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        folder = Path(path).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
-            torch.save(checkpoint, file)
-        os.replace(file.name, path)
 
 
 class History(L.Callback):
@@ -338,11 +321,3 @@ class History(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)

@@ -39,11 +39,10 @@ from recipe_systems import (
     PresenceClassifier,
     Segmenter,
     System,
-    WholeFiles,
     load_checkpoint,
     read_checkpoint,
-    write_whole,
 )
+from whole_files import WholeFiles, write_whole
 
 GATE = "gate"
 Parts = tuple[list[Item], list[Item], list[Item]]
@@ -127,7 +126,7 @@ def _run(
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     system = Segmenter(_describe(settings, source, parts[0]))
     device = _fit(system, source, parts, options, folder, name)
-    test = _few(parts[2], options)
+    test = _few(source, parts[2], options)
     best = load_checkpoint(folder / "best.ckpt", "segmenter").to(device)
     found: dict[str, Any] = {"results": {"": evaluate(best, source, test)}}
     if best.recipe["columns"] and first_process():
@@ -152,7 +151,7 @@ def _gate(
         system = PresenceClassifier(_describe(settings, source, parts[0]))
         device = _fit(system, source, parts, options, folder, GATE)
         best = load_checkpoint(folder / "best.ckpt", "presence").to(device)
-        report = presence_report(best, source, _few(parts[2], options))
+        report = presence_report(best, source, _few(source, parts[2], options))
         _finish(folder, {"report": report})
     return load_checkpoint(folder / "best.ckpt", "presence")  # type: ignore[no-any-return]
 
@@ -175,12 +174,13 @@ def _describe(settings: Settings, source: Source, training: Sequence[Item]) -> d
     }
 
 
-def _few(items: list[Item], options: argparse.Namespace) -> list[Item]:
-    """In a smoke test, the first slices of two cases."""
+def _few(source: Source, items: list[Item], options: argparse.Namespace) -> list[Item]:
+    """In a smoke test, of two cases the four slices with most tumour."""
     if not options.smoke:
         return items
+    most = sorted(items, key=lambda item: source.tumour_part[item], reverse=True)
     cases = sorted({item.case for item in items})[:2]
-    return [item for case in cases for item in [i for i in items if i.case == case][:4]]
+    return [item for case in cases for item in [i for i in most if i.case == case][:4]]
 
 
 def make_trainer(options: argparse.Namespace, **more: Any) -> L.Trainer:

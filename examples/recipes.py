@@ -26,8 +26,9 @@ from recipe_data import BratsSource, LggSource, RecipeData, Source, split
 from recipe_evaluation import evaluate
 from recipe_prediction import load_predictor, predict
 from recipe_settings import PRESETS, Settings, read_recipe, recipe_names
-from recipe_systems import load_checkpoint, write_whole
+from recipe_systems import load_checkpoint
 from recipe_training import first_process, make_trainer, train
+from whole_files import write_whole
 
 
 def open_source(
@@ -68,6 +69,7 @@ def run_training(options: argparse.Namespace, scratch: Path) -> None:
     )
     output: Path = options.output or Path("runs") / options.recipe
     # As JSON reads it back.
+    options.data = options.data and options.data.resolve()
     kept = ("split", "smoke", "patients", "data")
     plan = json.loads(
         json.dumps(
@@ -225,6 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*find_unused_parameters=True was specified.*",
         "No (positive|negative) samples in targets.*",
+        ".*`always_return_as_numpy` has been deprecated.*",  # MONAI warns of its own call
     ):
         warnings.filterwarnings("ignore", message)
     runs = {"train": run_training, "evaluate": run_evaluation, "predict": run_prediction}
