@@ -37,12 +37,12 @@ class Case:
 
     def save(self, values: Array, path: Path) -> None:
         """Write ``(slices, H, W)`` as NIfTI on the grid of the case's first modality."""
-        file: Any = nib.load(self.images[0])  # type: ignore[attr-defined]
+        file: Any = nib.load(self.images[0])
         values = np.moveaxis(values, 0, _axial(file))
         image = nib.Nifti1Image(values, file.affine, file.header)  # type: ignore[no-untyped-call]
         image.set_data_dtype(values.dtype)  # type: ignore[no-untyped-call]
         image.header.set_slope_inter(1, 0)  # type: ignore[no-untyped-call]
-        nib.save(image, path)  # type: ignore[attr-defined]
+        nib.save(image, path)
 
     def native_labels(self, labels: Array) -> Array:
         """Turn classes 0 to 3 into the labels of the case's years."""
@@ -79,8 +79,8 @@ def find_cases(folder: Path, *, labelled: bool, cases: int | None = None) -> lis
     for home, files in list(homes.items())[:cases]:
         for kind in needed:
             if kind not in files:
-                names = " or ".join(dict.fromkeys([kind, MODALITIES.get(kind, kind)]))
-                raise DataError(f"no {names} among the images of {home}")
+                both = " or ".join(dict.fromkeys([kind, MODALITIES.get(kind, kind)]))
+                raise DataError(f"no {both} among the images of {home}")
         images = tuple(files[kind] for kind in MODALITIES)
         newer = FILE_NAME.fullmatch(images[1].name)["kind"].lower() == "t1c"  # type: ignore[index]
         found.append(Case(home.name, images, files.get(SEGMENTATION), 3 if newer else 4))
@@ -112,7 +112,7 @@ def read_volumes(case: Case) -> Volumes:
 
 def _open(path: Path) -> Any:
     try:
-        file: Any = nib.load(path)  # type: ignore[attr-defined]
+        file: Any = nib.load(path)
     except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
         raise DataError(f"unreadable image file: {path} ({error})") from error
     shape = file.shape[:3] if all(side == 1 for side in file.shape[3:]) else file.shape

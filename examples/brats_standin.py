@@ -1,7 +1,7 @@
 """Generate small BraTS cases, for machines without real ones: heads in four modalities, labels.
 
-As in the real release, the images are int16, the labels int16 or uint8 by case, and the brain's mask
-differs a little between modalities.
+As in the real release, the images are int16, the labels int16 or uint8 by case, and the mask of the
+brain differs a little between modalities.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def write_cases(
 
 def _save(values: np.ndarray[Any, Any], path: Path) -> None:
     affine = np.diag([-1.0, -1.0, 1.0, 1.0])
-    nib.save(nib.Nifti1Image(values, affine), path)  # type: ignore[attr-defined, no-untyped-call]
+    nib.save(nib.Nifti1Image(values, affine), path)  # type: ignore[no-untyped-call]
 
 
 def _draw_labels(rng: np.random.Generator, size: int, slices: int) -> tuple[Any, Any]:

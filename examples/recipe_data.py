@@ -61,7 +61,7 @@ class LggSource:
 
     classes = 1
     regions: dict[str, tuple[int, ...]] = {"tumour": (1,)}  # noqa: RUF012
-    spacing = None
+    spacing: tuple[float, ...] | None = None
 
     def __init__(
         self,

@@ -130,9 +130,9 @@ def hausdorff(predicted: Tensor, true: Tensor, spacing: Sequence[float] | None) 
     if not predicted.any() or not true.any():
         return float(np.hypot.reduce(sides))
     flat = true.shape[0] == 1
-    pair = [(mask[0] if flat else mask)[None, None] for mask in (predicted, true)]
+    one, two = ((mask[0] if flat else mask)[None, None] for mask in (predicted, true))
     distance = compute_hausdorff_distance(
-        *pair, include_background=True, percentile=95, spacing=list(spacing)[flat:]
+        one, two, include_background=True, percentile=95, spacing=list(spacing)[flat:]
     )
     return float(distance)
 
@@ -235,7 +235,7 @@ def _pooled_dice(
     system: Segmenter, source: Source, items: Sequence[Item], attributes: Tensor
 ) -> float:
     both = total = 0
-    rows: Iterable[Tensor] = attributes.split(system.settings["batch_size"])
+    rows: Iterable[Tensor] = torch.split(attributes, system.settings["batch_size"])
     for (images, labels, _), known in zip(batches(system, source, items), rows, strict=True):
         found = system.probabilities(images, known.to(system.device)).cpu().argmax(1) > 0
         both += int((found & (labels > 0)).sum())

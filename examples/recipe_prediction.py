@@ -1,6 +1,5 @@
-"""Predict images of any origin with a checkpoint: masks in their format, probabilities, overlays."""
+"""Predict new images with a checkpoint: masks in their format, probabilities, overlays."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def predict(
     Images are resized as in training; with ``tiles`` a window of the training size slides over them
     at their own scale. It always does over BraTS slices, which are never resized.
     """
-    inputs: Sequence[Any]
+    inputs: list[Any]
     if system.settings["data"] == "brats":
         inputs = brats_data.find_cases(source, labelled=False)
         names = [
@@ -64,7 +63,9 @@ def predict(
             raise DataError(f"exists already: {path} (--force writes over it)")
     output.mkdir(parents=True, exist_ok=True)
     table = attribute_table(source, system)
-    for each, paths in zip(tqdm(inputs, "predicting", leave=False, delay=1), targets, strict=True):
+    work = list(zip(inputs, targets, strict=True))
+    bar: tqdm[Any] = tqdm(work, "predicting", leave=False, delay=1)
+    for each, paths in bar:
         if system.settings["data"] == "brats":
             _predict_case(system, each, *paths)
         else:
@@ -118,7 +119,7 @@ def attributes_of(path: Path, table: pd.DataFrame) -> Tensor:
 def slide(system: Segmenter, images: Tensor, attributes: Tensor) -> Tensor:
     """Return probabilities ``(N, K, H, W)``, on the CPU, by windows of the training size."""
     side = system.settings["size"]
-    result: Tensor = sliding_window_inference(
+    result = sliding_window_inference(
         images,
         (side, side),
         sw_batch_size=system.settings["batch_size"],
@@ -128,7 +129,7 @@ def slide(system: Segmenter, images: Tensor, attributes: Tensor) -> Tensor:
         overlap=0.5,
         mode="gaussian",
     )
-    return result
+    return torch.as_tensor(result)
 
 
 def _predict_image(
@@ -147,10 +148,10 @@ def _predict_image(
     pixels = torch.tensor(image[..., system.settings["channels"]]).movedim(-1, 0)[None].float()
     probs = slide(system, normalisation(system.settings)(pixels / 255), attributes)
     size = (whole.shape[0], whole.shape[1])
-    probs = F.interpolate(probs, size, mode="bilinear", align_corners=False)[0, 1]
-    Image.fromarray((probs > 0.5).numpy().astype(np.uint8) * 255).save(mask)
-    Image.fromarray(probs.numpy()).save(probability)
-    _draw(overlay, whole[..., system.settings["channels"][-1]], probs > 0.5)
+    tumour = F.interpolate(probs, size, mode="bilinear", align_corners=False)[0, 1]
+    Image.fromarray((tumour > 0.5).numpy().astype(np.uint8) * 255).save(mask)
+    Image.fromarray(tumour.numpy()).save(probability)
+    _draw(overlay, whole[..., system.settings["channels"][-1]], tumour > 0.5)
 
 
 def _predict_case(
@@ -160,7 +161,7 @@ def _predict_case(
     images = torch.from_numpy(volumes.images).swapaxes(0, 1)
     nothing = torch.empty(1, 0)
     size = system.settings["batch_size"]
-    probs = torch.cat([slide(system, part, nothing) for part in images.split(size)])
+    probs = torch.cat([slide(system, part, nothing) for part in torch.split(images, size)])
     # Where there is no brain there is no tumour.
     empty = ~images.flatten(1).any(1)
     probs[empty] = torch.eye(probs.shape[1])[0].view(-1, 1, 1)

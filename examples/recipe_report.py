@@ -216,7 +216,7 @@ def pool(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def training_facts(history: pd.DataFrame, network: torch.nn.Module, weights: str) -> dict[str, Any]:
     """What the report says of one variant's training."""
-    best = history.loc[history["val_dice"].idxmax()]
+    best = history.iloc[int(history["val_dice"].argmax())]
     return {
         "parameters": sum(weight.numel() for weight in network.parameters()),
         "weights at the start": weights,

@@ -160,7 +160,7 @@ class Segmenter(System):
 
     def probabilities(self, images: Tensor, attributes: Tensor) -> Tensor:
         """Return the classes' probabilities, of background too where there is one logit."""
-        logits = self(images, attributes).float()
+        logits: Tensor = self(images, attributes).float()
         if logits.shape[1] == 1:
             tumour = logits.sigmoid()
             return torch.cat([1 - tumour, tumour], 1)

@@ -17,8 +17,8 @@ from typing import Any
 import lightning as L
 import pandas as pd
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gliomaseg_layers.networks import GatedSegmenter
 from lgg_data import DataError
@@ -213,7 +213,11 @@ def _fit(
     """Train to the end, from the last checkpoint if there is one; return where it ran."""
     last = folder / "last.ckpt"
     settings = system.settings
-    keep = {"dirpath": folder, "enable_version_counter": False, "save_on_train_epoch_end": True}
+    keep: dict[str, Any] = {
+        "dirpath": folder,
+        "enable_version_counter": False,
+        "save_on_train_epoch_end": True,
+    }
     callbacks: list[L.Callback] = [
         History(folder / "metrics.csv"),
         ModelCheckpoint(
@@ -238,7 +242,7 @@ def _fit(
 
 
 def first_process() -> bool:
-    return bool(rank_zero_only.rank == 0)
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 def _finish(folder: Path, found: dict[str, Any]) -> None:
