@@ -16,7 +16,7 @@ import torch
 from kornia.constants import DataKey, Resample
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tqdm import tqdm
 
 import brats_data
@@ -260,32 +260,33 @@ class RecipeData(L.LightningDataModule):
         self.training = Samples(source, training)
         self.validation = Samples(source, validation)
         self.batch_size = settings["batch_size"]
+        self.seed = settings["seed"]
         self.workers = workers
         self.augment = augmentation(settings)
         self.normalise = normalisation(settings)
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        # Its order depends on the epoch, so that a resumed run goes on as the whole one would.
+        sampler: Any = DistributedSampler(self.training, *self._processes(), seed=self.seed)
         # A last batch of one slice would leave nothing to a norm over the batch.
-        return self._loader(
-            self.training, shuffle=True, drop_last=len(self.training) > self.batch_size
-        )
+        return self._loader(sampler, drop_last=len(sampler) > self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        trainer = self.trainer
-        sampler = None
-        if trainer is not None and trainer.world_size > 1:
-            # Lightning's own would fill up with repeated slices, which would count twice.
-            sampler = UnrepeatedDistributedSampler(
-                self.validation, trainer.world_size, trainer.global_rank, shuffle=False
-            )
-        return self._loader(self.validation, sampler=sampler)
+        # Nothing is repeated to fill up the processes' shares: it would count twice.
+        sampler = UnrepeatedDistributedSampler(self.validation, *self._processes(), shuffle=False)
+        return self._loader(sampler)
 
-    def _loader(self, data: Samples, **more: Any) -> DataLoader[Batch]:
+    def _processes(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _loader(self, sampler: Any, **more: Any) -> DataLoader[Batch]:
         return DataLoader(
-            data,
+            sampler.dataset,
+            sampler=sampler,
             batch_size=self.batch_size,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            generator=torch.Generator(),  # so that a loader draws nothing from the others' numbers
             **more,
         )
 
