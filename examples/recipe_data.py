@@ -118,10 +118,10 @@ def encode_attributes(table: pd.DataFrame, columns: list[str] | None = None) -> 
         {f"{name}={int(value)}": (table[name] == value) for name, value in names},
         index=table.index,
     )
-    hot = hot.fillna(value=False).astype(np.float32)
+    hot = hot.fillna(value=False).astype(float)
     if columns is not None:
         hot = hot.reindex(columns=[name for name in columns if name != POSITION], fill_value=0.0)
-    return hot.where(table.notna().any(axis=1), np.nan)
+    return hot.where(table.notna().any(axis=1), np.nan).astype(np.float32)
 
 
 class BratsSource:

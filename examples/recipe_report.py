@@ -55,14 +55,15 @@ def write_report(
     write_whole(output / "scores.csv", table.to_csv(index=False))
     sections = [
         f"# {recipe.title}",
-        f"{facts['data']}; {facts['sizes']}; {SPLITS[facts['split']]}; "
+        f"{facts['data']}, {facts['size']} x {facts['size']} px; {facts['sizes']}; "
+        f"{SPLITS[facts['split']]}; "
         + (f"{folds} folds, each the test set once" if folds > 1 else "one split")
         + f"; seed {facts['seed']}."
         + (" A smoke test: the figures mean nothing." if facts["smoke"] else ""),
         "## Test cases",
         markdown_table(_scores(cases, results), {}),
         f"Means over cases. HD95 is in {unit}"
-        + ("" if facts["spacing"] else ", of slices with tumour: the files hold no spacing")
+        + ("" if facts["spacing"] else ", of slices with tumour, as resized")
         + "; where one of prediction and truth is empty it is the image's diagonal. AUROC is of "
         "all test slices' pixels. Where both are empty Dice is 1. The papers' own figures are not "
         "repeated here.",

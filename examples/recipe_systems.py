@@ -232,6 +232,7 @@ class PresenceClassifier(System):
                 num_classes=1,
             ),
         )
+        self.recipe = recipe | {"weights": self.network.weights}
         weight = recipe["gate_pos_weight"]
         self.loss = nn.BCEWithLogitsLoss(
             pos_weight=None if weight is None else torch.tensor(float(weight))

@@ -10,7 +10,6 @@
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ from recipe_systems import (
 from whole_files import WholeFiles, write_whole
 
 GATE = "gate"
+PARTS = ("training", "validation", "test")
 Parts = tuple[list[Item], list[Item], list[Item]]
 
 
@@ -74,7 +74,7 @@ def train(
             gate = None
             if settings["gate"]:
                 gate = _gate(source, parts, settings, options, home / GATE)
-                texts[f"The gate{suffix}"] = f"```\n{_read(home / GATE)['report']}```"
+                texts[f"The gate{suffix}"] = _read(home / GATE)["report"]
             folder = home / name
             _run(name, settings, source, parts, options, folder, gate)
             for kind, result in _read(folder)["results"].items():
@@ -98,8 +98,9 @@ def train(
         "data": data_name,
         "sizes": ", ".join(
             f"{len(part)} {what} slices of {len({item.case for item in part})} patients"
-            for what, part in zip(("training", "validation", "test"), folds[0], strict=True)
+            for what, part in zip(PARTS, folds[0], strict=True)
         ),
+        "size": shared["size"],
         "split": options.split,
         "folds": len(folds),
         "seed": shared["seed"],
@@ -124,7 +125,7 @@ def _run(
     if (folder / "results.json").exists():
         return
     L.seed_everything(settings["seed"], workers=True, verbose=False)
-    system = Segmenter(_describe(settings, source, parts[0]))
+    system = Segmenter(_describe(settings, source, parts))
     device = _fit(system, source, parts, options, folder, name)
     test = _few(source, parts[2], options)
     best = load_checkpoint(folder / "best.ckpt", "segmenter").to(device)
@@ -148,21 +149,22 @@ def _gate(
     if not (folder / "results.json").exists():
         settings = settings | {"epochs": settings["gate_epochs"] or settings["epochs"]}
         L.seed_everything(settings["seed"], workers=True, verbose=False)
-        system = PresenceClassifier(_describe(settings, source, parts[0]))
+        system = PresenceClassifier(_describe(settings, source, parts))
         device = _fit(system, source, parts, options, folder, GATE)
         best = load_checkpoint(folder / "best.ckpt", "presence").to(device)
         report = presence_report(best, source, _few(source, parts[2], options))
+        report = f"Weights at the start: {best.recipe['weights']}.\n\n```\n{report}```"
         _finish(folder, {"report": report})
     return load_checkpoint(folder / "best.ckpt", "presence")  # type: ignore[no-any-return]
 
 
-def _describe(settings: Settings, source: Source, training: Sequence[Item]) -> dict[str, Any]:
+def _describe(settings: Settings, source: Source, parts: Parts) -> dict[str, Any]:
     """Return what a system is made of, in plain types: it goes into the checkpoint."""
-    parts = [source.tumour_part[item] for item in training]
-    if not any(parts):
-        raise DataError(f"no tumour in the {len(training)} training slices")
-    present = sum(part > 0 for part in parts)
-    part = sum(parts) / len(parts)
+    tumour = [source.tumour_part[item] for item in parts[0]]
+    if not any(tumour):
+        raise DataError(f"no tumour in the {len(tumour)} training slices")
+    present = sum(part > 0 for part in tumour)
+    part = sum(tumour) / len(tumour)
     weigh = settings["pos_weight"]
     return {
         "settings": settings,
@@ -170,7 +172,11 @@ def _describe(settings: Settings, source: Source, training: Sequence[Item]) -> d
         "classes": source.classes,
         "columns": source.columns if settings["attributes"] else [],
         "pos_weight": (1 - part) / part if weigh else None,
-        "gate_pos_weight": max(len(parts) - present, 1) / present if weigh else None,
+        "gate_pos_weight": max(len(tumour) - present, 1) / present if weigh else None,
+        # Names and numbers of the slices, so that nobody tests on what was trained on.
+        "parts": {
+            name: [list(item) for item in part] for name, part in zip(PARTS, parts, strict=True)
+        },
     }
 
 
@@ -184,13 +190,10 @@ def _few(source: Source, items: list[Item], options: argparse.Namespace) -> list
 
 
 def make_trainer(options: argparse.Namespace, **more: Any) -> L.Trainer:
-    strategy = options.strategy
-    if strategy == "ddp":  # an attribute map that no patient of a batch needs has no gradient
-        strategy = "ddp_find_unused_parameters_true"
     return L.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
-        strategy=strategy,
+        strategy=options.strategy,
         precision=options.precision,
         limit_train_batches=2 if options.smoke else None,
         limit_val_batches=2 if options.smoke else None,

@@ -17,17 +17,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import brats_standin
 import lgg_standin
 from lgg_data import DataError
-from recipe_data import BratsSource, LggSource, RecipeData, Source, split
+from recipe_data import BratsSource, Item, LggSource, RecipeData, Source
 from recipe_evaluation import evaluate
 from recipe_prediction import load_predictor, predict
 from recipe_settings import PRESETS, Settings, read_recipe, recipe_names
 from recipe_systems import load_checkpoint
-from recipe_training import first_process, make_trainer, train
+from recipe_training import PARTS, first_process, make_trainer, train
 from whole_files import write_whole
 
 
@@ -52,31 +53,20 @@ def open_source(
 
 
 def run_training(options: argparse.Namespace, scratch: Path) -> None:
-    changes = [
-        *options.set,
-        *(
-            f"{key}={getattr(options, key)}"
-            for key in ("epochs", "folds")
-            if getattr(options, key) is not None
-        ),
-    ]
+    own = {"epochs": options.epochs, "folds": options.folds}
     recipe = read_recipe(
         options.recipe,
         path=options.presets,
         compare=options.compare,
-        changes=changes,
+        changes=[*options.set, *(f"{key}={own[key]}" for key in own if own[key] is not None)],
         smoke=options.smoke,
     )
     output: Path = options.output or Path("runs") / options.recipe
-    # As JSON reads it back.
-    options.data = options.data and options.data.resolve()
-    kept = ("split", "smoke", "patients", "data")
-    plan = json.loads(
-        json.dumps(
-            {"variants": recipe.variants} | {name: getattr(options, name) for name in kept},
-            default=str,
-        )
-    )
+    plan = {
+        "variants": recipe.variants,
+        "data": str(options.data.resolve()) if options.data else None,
+        **{name: getattr(options, name) for name in ("split", "smoke", "patients")},
+    }
     if first_process():
         _check_plan(output / "run.json", plan, resume=options.resume)
     settings = recipe.shared | {
@@ -94,67 +84,65 @@ def run_training(options: argparse.Namespace, scratch: Path) -> None:
 
 
 def _check_plan(path: Path, plan: dict[str, Any], *, resume: bool) -> None:
-    """Go on only with what was begun; begin only where nothing is."""
-    if not path.parent.exists() or not any(path.parent.iterdir()):
-        return
-    if not resume:
+    """Go on only with what was begun; begin only where nothing is but cases read before."""
+    found = {each.name for each in path.parent.iterdir()} if path.parent.exists() else set()
+    if found - {"cache"} and not resume:
         raise DataError(f"results exist already: {path.parent} (--resume goes on; or --output)")
-    if not path.exists():
-        return
-    before = json.loads(path.read_text())
-    for key in plan:
-        if before.get(key) != plan[key]:
-            raise DataError(f"{path.parent} was begun with another {key!r}: see {path}")
+    if path.exists():
+        before = json.loads(path.read_text())
+        for key in plan:
+            if before.get(key) != plan[key]:
+                raise DataError(f"{path.parent} was begun with another {key!r}: see {path}")
 
 
 def run_evaluation(options: argparse.Namespace, scratch: Path) -> None:
+    if options.output and options.output.exists() and not options.force:
+        raise DataError(f"exists already: {options.output} (--force writes over it)")
     system = load_checkpoint(options.checkpoint, "segmenter")
     columns = system.recipe["columns"]
     settings = system.settings | {"attributes": bool(columns)}
     cache = options.cache or scratch / "cache"
     source = open_source(settings, options, scratch, cache, columns or None)
     items = list(source.tumour_part)
-    by_patient = options.split == "patient"
-    folds = split(
-        items, settings["parts"], settings["folds"], settings["seed"], by_patient=by_patient
-    )
-    if not 1 <= options.fold <= len(folds):
-        raise DataError(f"--fold must be 1 to {len(folds)}, got {options.fold}")
     if options.part != "all":
-        number = ("training", "validation", "test").index(options.part)
-        items = folds[options.fold - 1][number]
+        chosen = {Item(*pair) for pair in system.recipe["parts"][options.part]}
+        items = [item for item in items if item in chosen]
+        if len(items) < len(chosen):
+            raise DataError(
+                f"{len(chosen) - len(items)} of the checkpoint's {len(chosen)} {options.part} "
+                f"slices are not in {options.data or 'the stand-in'} (--part all takes any)"
+            )
     trainer = make_trainer(options, enable_checkpointing=False)
     data = RecipeData(source, [], items, settings, options.workers)
     (figures,) = trainer.validate(system, datamodule=data, verbose=False)
     result = evaluate(system.to(trainer.strategy.root_device), source, items)
     if first_process():
         figures = {name.removeprefix("val_"): value for name, value in figures.items()}
-        text = json.dumps({"pixels": figures} | result, indent=1)
         if options.output:
-            if options.output.exists() and not options.force:
-                raise DataError(f"exists already: {options.output} (--force writes over it)")
-            write_whole(options.output, text)
+            write_whole(options.output, json.dumps({"pixels": figures} | result, indent=1))
         print(json.dumps(figures))
 
 
 def run_prediction(options: argparse.Namespace, scratch: Path) -> None:
     system = load_predictor(options.checkpoint, options.gate)
-    trainer = make_trainer(options, enable_checkpointing=False)
-    system.to(trainer.strategy.root_device)
+    system.to(L.Fabric(accelerator=options.accelerator, devices=1).device)
     written = predict(
         system, options.input, options.output, tiles=options.tiles, force=options.force
     )
     print(f"{len(written)} files in {options.output}")
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     form = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
-    machine = argparse.ArgumentParser(add_help=False)
-    add = machine.add_argument
+    place = argparse.ArgumentParser(add_help=False)
+    add = place.add_argument
     add("--accelerator", default="auto", choices=["auto", "cpu", "gpu", "mps"], help="where to run")
+
+    machine = argparse.ArgumentParser(add_help=False, parents=[place])
+    add = machine.add_argument
     add("--devices", type=int, default=1, help="how many of them")
     add("--strategy", default="auto", help="Lightning's, as ddp, for several devices")
     add("--precision", default="32-true", help="Lightning's, as bf16-mixed")
@@ -165,12 +153,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--data", type=Path, help="kaggle_3m folder or folder of BraTS cases; else a stand-in")
     add("--patients", type=int, help="use only so many patients, for a quick look")
     add("--cache", type=Path, help="for uncompressed BraTS cases; a folder of the results if unset")
-    add(
-        "--split",
-        default="patient",
-        choices=["patient", "slice"],
-        help="what is kept apart; by slice leaks, and only repeats who split so",
-    )
 
     one = commands.add_parser(
         "train", parents=[data, machine], formatter_class=form, help="train a recipe and report"
@@ -178,6 +160,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = one.add_argument
     add("recipe", help=f"one of the presets: {', '.join(recipe_names())}")
     add("--presets", type=Path, default=PRESETS, help="file of settings, a changed copy of ours")
+    add(
+        "--split",
+        default="patient",
+        choices=["patient", "slice"],
+        help="what is kept apart; by slice leaks, and only repeats who split so",
+    )
     add("--compare", default="", help="group of variants in the presets; networks if unset")
     add("--set", nargs="+", default=[], metavar="SETTING=VALUE", help="change settings")
     add("--epochs", type=int, help="of every variant; the presets' if unset")
@@ -191,13 +179,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = two.add_argument
     add("checkpoint", type=Path, help="best.ckpt or last.ckpt of a segmenter")
-    add("--part", default="test", choices=["training", "validation", "test", "all"], help="of data")
-    add("--fold", type=int, default=1, help="which of the checkpoint's folds")
+    add("--part", default="test", choices=[*PARTS, "all"], help="of its data")
     add("--output", type=Path, help="JSON file of every case's scores")
     add("--force", action="store_true", help="write over it")
 
     three = commands.add_parser(
-        "predict", parents=[machine], formatter_class=form, help="write masks of new images"
+        "predict", parents=[place], formatter_class=form, help="write masks of new images"
     )
     add = three.add_argument
     add("checkpoint", type=Path, help="best.ckpt or last.ckpt of a segmenter")
@@ -207,12 +194,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--tiles", action="store_true", help="slide over large images at their own scale")
     add("--force", action="store_true", help="write over what is there")
 
+    return parser
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = make_parser()
     options = parser.parse_args(arguments)
     options.smoke = getattr(options, "smoke", False)
     for name in ("devices", "patients", "epochs", "folds"):
         if getattr(options, name, None) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} must be 1 or more")
-    if options.workers < 0:
+    if getattr(options, "workers", 0) < 0:
         parser.error("--workers must be 0 or more")
     return options
 
@@ -225,7 +217,6 @@ def main(arguments: list[str] | None = None) -> int:
         ".*does not have many workers.*",
         ".*LeafSpec.* is deprecated",
         ".*Checkpoint directory .* exists and is not empty.*",
-        ".*find_unused_parameters=True was specified.*",
         "No (positive|negative) samples in targets.*",
         ".*`always_return_as_numpy` has been deprecated.*",  # MONAI warns of its own call
     ):
