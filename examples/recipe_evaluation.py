@@ -11,9 +11,8 @@ import torch
 import torch.distributed as dist
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from scipy.stats import wilcoxon
-from sklearn.metrics import classification_report
+from sklearn.metrics import auc, classification_report, roc_curve
 from torch import Tensor
-from torchmetrics.classification import BinaryAUROC, BinaryROC
 from torchmetrics.functional.classification import binary_stat_scores
 
 from gliomaseg_layers.functional import dice_loss
@@ -21,7 +20,7 @@ from recipe_data import POSITION, Item, Samples, Source, normalisation
 from recipe_systems import PresenceClassifier, Segmenter
 
 SIZES = (0.0, 5.0, 20.0, 50.0, np.inf)  # tumour's diameters, in mm or pixels
-THRESHOLDS = 51  # of the ROC curve
+LEVELS = 1001  # of probability, for the ROC curve
 OVERLAPS = ("dice", "iou", "precision", "recall")
 
 
@@ -36,11 +35,7 @@ def evaluate(system: Segmenter, source: Source, items: Sequence[Item]) -> dict[s
     many = dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
     whole = {case: list(group) for case, group in groupby(sorted(items), lambda item: item.case)}
-    curves = {
-        region: (BinaryROC(THRESHOLDS), BinaryAUROC(thresholds=THRESHOLDS))
-        for region in source.regions
-    }
-    result: dict[str, Any] = {"cases": [], "slices": [], "smoothed": []}
+    result: dict[str, Any] = {"cases": [], "slices": [], "smoothed": [], "levels": []}
     for case in sorted(whole)[rank::world]:
         probs, labels = predict_items(system, source, whole[case])
         found = probs.argmax(1)
@@ -53,22 +48,34 @@ def evaluate(system: Segmenter, source: Source, items: Sequence[Item]) -> dict[s
             row["hd95"] = float("nan") if gaps else hausdorff(predicted, true, source.spacing)
             result["cases"].append(row)
             result["slices"] += list(_slice_rows(case, region, predicted, true, source.spacing))
-            for metric in curves[region]:
-                metric.update(probs[:, members].sum(1).flatten(), true.flatten().int())
+            result["levels"].append((region, _levels(probs[:, members].sum(1), true)))
         result["smoothed"] += _smoothed(found > 0, labels > 0)
     if world > 1:
         parts: list[Any] = [None] * world
         dist.all_gather_object(parts, result)
         result = {name: [row for part in parts for row in part[name]] for name in result}
-    result["roc"] = {}
-    for region, (curve, area) in curves.items():
-        false, true, _ = curve.compute()  # torchmetrics sums over the processes
-        result["roc"][region] = {
-            "false": false.tolist(),
-            "true": true.tolist(),
-            "area": float(area.compute()) if true.any() else float("nan"),
-        }
+    levels = result.pop("levels")
+    result["roc"] = {
+        region: _curve(sum(counts for name, counts in levels if name == region))
+        for region in source.regions
+    }
     return result
+
+
+def _levels(probs: Tensor, true: Tensor) -> Tensor:
+    """Count the pixels of every level of probability, ``(2, LEVELS)``: outside, inside."""
+    bins = (probs.clamp(0, 1) * (LEVELS - 1)).round().long() + LEVELS * true
+    return torch.bincount(bins.flatten(), minlength=2 * LEVELS).view(2, LEVELS)
+
+
+def _curve(counts: Any) -> dict[str, Any]:
+    """ROC curve of counted pixels; a case of 155 slices has too many to hold every one."""
+    if not counts.sum(1).all():
+        return {"false": [], "true": [], "area": float("nan")}
+    is_true = np.repeat([0, 1], LEVELS)
+    level = np.tile(np.arange(LEVELS), 2)
+    false, true, _ = roc_curve(is_true, level, sample_weight=counts.flatten().numpy())
+    return {"false": false.tolist(), "true": true.tolist(), "area": float(auc(false, true))}
 
 
 @torch.no_grad()
@@ -98,7 +105,9 @@ def batches(
 
 def overlaps(predicted: Tensor, true: Tensor) -> dict[str, float]:
     """Return Dice (which is F1), IoU, precision and recall; what is 0 / 0 is 1."""
-    tp, fp, _, fn, _ = binary_stat_scores(predicted.int().flatten(), true.int().flatten()).tolist()
+    tp, fp, _, fn, _ = binary_stat_scores(
+        predicted.int().flatten(), true.int().flatten(), validate_args=False
+    ).tolist()
 
     def ratio(part: int, whole: int) -> float:
         return part / whole if whole else 1.0

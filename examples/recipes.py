@@ -217,7 +217,6 @@ def main(arguments: list[str] | None = None) -> int:
         ".*does not have many workers.*",
         ".*LeafSpec.* is deprecated",
         ".*Checkpoint directory .* exists and is not empty.*",
-        "No (positive|negative) samples in targets.*",
         ".*`always_return_as_numpy` has been deprecated.*",  # MONAI warns of its own call
     ):
         warnings.filterwarnings("ignore", message)

@@ -10,6 +10,7 @@ import torch
 from scipy.ndimage import binary_erosion
 from scipy.stats import ttest_rel
 from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc, binary_roc
 
 import recipe_evaluation
 from recipe_data import POSITION, Item, encode_attributes
@@ -79,6 +80,19 @@ def test_cases_are_scored_by_region(toy: Toy) -> None:
     assert list(smoothed["tumour"]) == [1, 1, 0, 0, 0, 0]
     per_slice = [(2 * 12 + 1) / (16 + 16 + 1)] * 2 + [1, 1, 1, 1 / 2]
     assert smoothed["dice"].tolist() == pytest.approx(per_slice)
+
+
+def test_the_curve_of_counts_is_that_of_the_pixels() -> None:
+    probs, true = torch.rand(3, 20, 20), torch.rand(3, 20, 20) > 0.7
+    probs = (probs + 0.3 * true).clamp(max=1.0).mul(1000).round() / 1000
+    curve = recipe_evaluation._curve(sum(map(recipe_evaluation._levels, probs, true)))
+    area = binary_auroc(probs.flatten(), true.flatten().int())
+    assert curve["area"] == pytest.approx(float(area), abs=1e-6)
+    false, found, _ = binary_roc(probs.flatten(), true.flatten().int())
+    at = np.interp(false.numpy(), curve["false"], curve["true"])
+    assert np.abs(at - found.numpy())[false > 0].max() < 1e-5
+    nothing = recipe_evaluation._curve(recipe_evaluation._levels(probs, true & False))
+    assert math.isnan(nothing["area"])
 
 
 @MONAIS_OWN
