@@ -16,7 +16,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_stat_scores
 
 from gliomaseg_layers.functional import dice_loss
-from recipe_data import POSITION, Item, Samples, Source, normalisation
+from recipe_data import Samples, normalisation
+from recipe_sources import POSITION, Item, Source
 from recipe_systems import PresenceClassifier, Segmenter
 
 SIZES = (0.0, 5.0, 20.0, 50.0, np.inf)  # tumour's diameters, in mm or pixels

@@ -18,8 +18,10 @@ import brats_data
 from gliomaseg_layers.networks import GatedSegmenter
 from lgg_data import FILE_NAME, DataError, patient_key, read_attributes, read_image
 from lgg_report import PREDICTION, outline
-from recipe_data import encode_attributes, normalisation
-from recipe_systems import Segmenter, load_checkpoint
+from recipe_checkpoints import load_checkpoint
+from recipe_data import normalisation
+from recipe_sources import encode_attributes
+from recipe_systems import Segmenter
 
 ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 

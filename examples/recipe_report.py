@@ -11,9 +11,9 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
 from lgg_report import PREDICTION, TRUTH, markdown_table, outline
-from recipe_data import Item, Source
 from recipe_evaluation import OVERLAPS, by_size, compare, predict_items
 from recipe_settings import Recipe
+from recipe_sources import Item, Source
 from recipe_systems import Segmenter
 from whole_files import write_whole
 

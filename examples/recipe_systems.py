@@ -3,15 +3,9 @@
 A checkpoint holds tensors and plain types only, so that ``torch.load(weights_only=True)`` reads it.
 """
 
-import pickle
-import time
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-import pandas as pd
 import timm
 import torch
 from torch import Tensor, nn
@@ -23,60 +17,10 @@ from torchmetrics.classification import (
     MulticlassF1Score,
     MulticlassJaccardIndex,
 )
-from torchvision.models.segmentation import fcn_resnet50
 
-from gliomaseg_layers import CompoundLoss, WeightRamp, networks
-from lgg_data import DataError
-from recipe_data import Batch
-from whole_files import write_whole
-
-
-class FCN(nn.Module):
-    """torchvision's, for any number of channels."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=classes)
-        self.network.backbone.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)["out"]  # type: ignore[no-any-return]
-
-
-def make_network(
-    settings: Mapping[str, Any], channels: int, classes: int, attributes: int
-) -> nn.Module:
-    widths = {"widths": settings["widths"]} if settings["widths"] else {}
-    match settings["network"]:
-        case "u-net":
-            return networks.UNet(channels, classes, **widths)
-        case "mu-net":
-            return networks.MUNet(channels, classes, **widths)
-        case "u-net-mini":
-            return networks.UNet.mini(channels, classes)
-        case "msfen":
-            return networks.MSFEN(channels, classes, **widths)
-        case "fcn":
-            return FCN(channels, classes)
-    return with_weights(
-        settings["pretrained"],
-        lambda pretrained: networks.AttributeDeepLab(
-            settings["encoder"], classes, attributes, in_channels=channels, pretrained=pretrained
-        ),
-    )
-
-
-def with_weights(pretrained: bool, make: Any) -> nn.Module:
-    """Make a network with timm's weights, or with random ones where they cannot be had."""
-    try:
-        network: nn.Module = make(pretrained)
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
-        warnings.warn(f"no pretrained weights: random ones instead ({error})", stacklevel=2)
-        network, pretrained = make(False), False
-    network.weights = "pretrained" if pretrained else "random"  # type: ignore[assignment]
-    return network
+from gliomaseg_layers import CompoundLoss, WeightRamp
+from recipe_networks import make_network, with_weights
+from recipe_sources import Batch
 
 
 class System(L.LightningModule):
@@ -260,65 +204,3 @@ class PresenceClassifier(System):
         self.record(val_loss=self.validation_loss.compute(), **self.metrics.compute())
         self.validation_loss.reset()
         self.metrics.reset()
-
-
-KINDS: dict[str, type[System]] = {"segmenter": Segmenter, "presence": PresenceClassifier}
-
-
-def load_checkpoint(path: Path, kind: str) -> Any:
-    """Rebuild a system from its checkpoint; what is no such file is refused."""
-    checkpoint = read_checkpoint(path)
-    recipe = checkpoint["recipe"]
-    if recipe["kind"] != kind:
-        raise DataError(
-            f"a checkpoint of a {recipe['kind']} where a {kind}'s was asked for: {path}"
-        )
-    try:
-        # Its own weights follow: none are to be downloaded.
-        system = KINDS[kind](recipe | {"settings": recipe["settings"] | {"pretrained": False}})
-        system.load_state_dict(checkpoint["state_dict"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        line = str(error).splitlines()[0]
-        raise DataError(f"a checkpoint that does not fit its recipe: {path} ({line})") from error
-    system.recipe = recipe
-    return system.eval()
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"unreadable checkpoint: {path} ({error.strerror})") from error
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        # torch would advise to load it unsafely.
-        raise DataError(f"not a checkpoint, or one that is cut off: {path}") from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("recipe"), dict):
-        raise DataError(f"not a checkpoint of these recipes: {path}")
-    return checkpoint
-
-
-class History(L.Callback):
-    """The figures of every epoch, in metrics.csv and in the checkpoint, from where it goes on."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[dict[str, float]] = []
-        self.began = 0.0
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        self.began = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        seconds = time.perf_counter() - self.began
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        row = {"epoch": trainer.current_epoch + 1, "seconds": seconds, "learning_rate": rate}
-        self.rows.append(row | figures)
-        if trainer.is_global_zero:
-            write_whole(self.path, pd.DataFrame(self.rows).to_csv(index=False))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = state_dict["rows"]

@@ -22,7 +22,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from gliomaseg_layers.networks import GatedSegmenter
 from lgg_data import DataError
 from lgg_report import markdown_table
-from recipe_data import Item, RecipeData, Source, split
+from recipe_checkpoints import History, WholeFiles, load_checkpoint, read_checkpoint
+from recipe_data import RecipeData, split
 from recipe_evaluation import evaluate, importance, presence_report
 from recipe_report import (
     choose_slices,
@@ -33,15 +34,9 @@ from recipe_report import (
     write_report,
 )
 from recipe_settings import Recipe, Settings
-from recipe_systems import (
-    History,
-    PresenceClassifier,
-    Segmenter,
-    System,
-    load_checkpoint,
-    read_checkpoint,
-)
-from whole_files import WholeFiles, write_whole
+from recipe_sources import Item, Source
+from recipe_systems import PresenceClassifier, Segmenter, System
+from whole_files import write_whole
 
 GATE = "gate"
 PARTS = ("training", "validation", "test")

@@ -23,11 +23,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 import brats_standin
 import lgg_standin
 from lgg_data import DataError
-from recipe_data import BratsSource, Item, LggSource, RecipeData, Source
+from recipe_checkpoints import load_checkpoint
+from recipe_data import RecipeData
 from recipe_evaluation import evaluate
 from recipe_prediction import load_predictor, predict
 from recipe_settings import PRESETS, Settings, read_recipe, recipe_names
-from recipe_systems import load_checkpoint
+from recipe_sources import BratsSource, Item, LggSource, Source
 from recipe_training import PARTS, first_process, make_trainer, train
 from whole_files import write_whole
 

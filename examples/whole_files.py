@@ -4,10 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 
 
 @contextmanager
@@ -22,15 +18,3 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_whole(path: Path, text: str) -> None:
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Lightning's own goes through the system's temporary folder, from where a checkpoint is copied
-    piece by piece if that is another disk.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        with replacing(Path(path)) as part:
-            torch.save(checkpoint, part)

@@ -9,8 +9,8 @@ import pytest
 from brats_data import MODALITIES, find_cases, read_volumes
 from brats_standin import write_cases
 from lgg_data import DataError
-from recipe_data import BratsSource, Item
 from recipe_settings import read_recipe
+from recipe_sources import BratsSource, Item
 
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 

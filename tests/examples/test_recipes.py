@@ -19,14 +19,17 @@ import pytest
 import torch
 from PIL import Image
 
+import recipe_checkpoints
+import recipe_networks
 import recipe_systems
 from brats_standin import write_cases
 from lgg_data import DataError
-from recipe_data import LggSource, split
+from recipe_checkpoints import load_checkpoint
+from recipe_data import split
 from recipe_evaluation import predict_items
 from recipe_prediction import load_predictor, predict
 from recipe_settings import PRESETS, read_recipe, recipe_names
-from recipe_systems import load_checkpoint
+from recipe_sources import LggSource
 from recipes import main, make_parser, parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,9 +162,9 @@ def test_the_ramp_goes_on_too(standin: Path, tmp_path: Path, monkeypatch) -> Non
 
     more = ["--data", str(standin), "--epochs", "4"]
     with monkeypatch.context() as patch:
-        save = recipe_systems.History.on_train_epoch_start
+        save = recipe_checkpoints.History.on_train_epoch_start
         patch.setattr(
-            recipe_systems.History,
+            recipe_checkpoints.History,
             "on_train_epoch_start",
             lambda self, trainer, module: (
                 stop() if trainer.current_epoch == 2 else save(self, trainer, module)
@@ -272,14 +275,14 @@ def test_a_users_own_presets(tmp_path: Path, standin: Path, capsys) -> None:
 
 
 def test_without_pretrained_weights_random_ones_are_used(monkeypatch) -> None:
-    made = recipe_systems.networks.AttributeDeepLab
+    made = recipe_networks.networks.AttributeDeepLab
 
     def offline(*arguments: object, pretrained: bool, **more: object) -> torch.nn.Module:
         if pretrained:
             raise OSError("no route to host")
         return made(*arguments, pretrained=False, **more)
 
-    monkeypatch.setattr(recipe_systems.networks, "AttributeDeepLab", offline)
+    monkeypatch.setattr(recipe_networks.networks, "AttributeDeepLab", offline)
     settings = read_recipe("attribute-deeplab", smoke=True, changes=["pretrained=true"]).shared
     recipe = {"settings": settings, "channels": 3, "classes": 1, "columns": [], "pos_weight": None}
     with pytest.warns(UserWarning, match="random ones instead"):
