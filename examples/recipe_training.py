@@ -38,7 +38,6 @@ from recipe_sources import Item, Source
 from recipe_systems import PresenceClassifier, Segmenter, System
 from whole_files import write_whole
 
-GATE = "gate"
 PARTS = ("training", "validation", "test")
 Parts = tuple[list[Item], list[Item], list[Item]]
 
@@ -68,8 +67,9 @@ def train(
         for name, settings in recipe.variants.items():
             gate = None
             if settings["gate"]:
-                gate = _gate(source, parts, settings, options, home / GATE)
-                texts[f"The gate{suffix}"] = _read(home / GATE)["report"]
+                door = home / f"gate-{settings['gate']}"
+                gate = _gate(source, parts, settings, options, door)
+                texts[f"The gate, {settings['gate']}{suffix}"] = _read(door)["report"]
             folder = home / name
             _run(name, settings, source, parts, options, folder, gate)
             for kind, result in _read(folder)["results"].items():
@@ -145,7 +145,7 @@ def _gate(
         settings = settings | {"epochs": settings["gate_epochs"] or settings["epochs"]}
         L.seed_everything(settings["seed"], workers=True, verbose=False)
         system = PresenceClassifier(_describe(settings, source, parts))
-        device = _fit(system, source, parts, options, folder, GATE)
+        device = _fit(system, source, parts, options, folder, folder.name)
         best = load_checkpoint(folder / "best.ckpt", "presence").to(device)
         report = presence_report(best, source, _few(source, parts[2], options))
         report = f"Weights at the start: {best.recipe['weights']}.\n\n```\n{report}```"

@@ -291,7 +291,7 @@ def test_without_pretrained_weights_random_ones_are_used(monkeypatch) -> None:
 
 def test_predicts_images_of_any_size_in_their_format(runs: Path, tmp_path: Path) -> None:
     system = load_predictor(
-        checkpoint(runs, "lgg-gate", "u-net"), checkpoint(runs, "lgg-gate", "gate")
+        checkpoint(runs, "lgg-gate", "u-net"), checkpoint(runs, "lgg-gate", "gate-resnet18")
     )
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
     (tmp_path / "in").mkdir()
@@ -382,7 +382,7 @@ def test_foreign_checkpoints_are_refused_in_one_line(
     saved = torch.load(good, weights_only=True)
     saved["state_dict"].popitem()
     torch.save(saved, tmp_path / "less")
-    gate = checkpoint(runs, "lgg-gate", "gate")
+    gate = checkpoint(runs, "lgg-gate", "gate-resnet18")
     paths = [*(tmp_path / name for name in (*foreign, "other", "module", "less", "nowhere")), gate]
     for path in paths:
         options = ["predict", str(path), str(cases), "--output", str(tmp_path / "out")]
