@@ -1,5 +1,6 @@
 """DeepLabv3+ that sees what is known of the patient beside the image."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,9 +35,9 @@ class AttributeDeepLab(nn.Module):
 
     Args:
         encoder: a timm model with ``features_only`` and maps at the reductions 4 and
-            ``output_stride``; among several of the latter the deepest is taken. Those with a fixed
-            image size (swinv2) must take ``strict_img_size=False``; one whose stride cannot be
-            changed ends at the stage that has it.
+            ``output_stride``; among several of the latter the deepest is taken. One whose stride
+            cannot be changed (swinv2, densenet) ends at the stage that has it; one of a fixed image
+            size takes only that, where timm's ``strict_img_size=False`` (as of swinv2) is no help.
         classes: channels of the output.
         attributes: length of the attribute vector; 0 for a plain DeepLabv3+.
         in_channels: channels of the image.
@@ -147,17 +148,18 @@ def _make_encoder(name: str, in_channels: int, pretrained: bool, output_stride: 
         ) from error
     if not timm.is_model(name):
         raise ValueError(f"`encoder` must be the name of a timm model, got {name!r}")
-    settings: dict[str, Any] = {
-        "features_only": True,
-        "in_chans": in_channels,
-        "output_stride": output_stride,
-    }
+    settings: dict[str, Any] = {"features_only": True, "in_chans": in_channels}
     config = timm.get_pretrained_cfg(name)
-    if config is not None and config.fixed_input_size:
-        settings["strict_img_size"] = False
-    # Which of its maps have which reduction a model tells when it is built.
-    info: Any = timm.create_model(name, **settings).feature_info
-    reductions = info.reduction()
+    free = {"strict_img_size": False} if config is not None and config.fixed_input_size else {}
+    # What a model takes, and which of its maps have which reduction, is known when it is built.
+    for wish in ({"output_stride": output_stride} | free, free):
+        with suppress(TypeError, AssertionError):
+            built: Any = timm.create_model(name, **settings, **wish)
+            settings |= wish
+            break
+    else:
+        built = timm.create_model(name, **settings)
+    reductions = built.feature_info.reduction()
     indices = [
         max((i for i, reduction in enumerate(reductions) if reduction == wanted), default=-1)
         for wanted in (4, output_stride)
