@@ -8,7 +8,7 @@ from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 
 from gliomaseg_layers import MultiScaleFusion
-from layer_cases import literal_fusion
+from module_cases import literal_fusion
 from peak_memory import peak_of_training_step
 
 SHAPES = [(2, 64, 128, 128), (2, 128, 64, 64), (2, 128, 128, 128), (2, 256, 64, 64)]

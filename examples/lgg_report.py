@@ -61,7 +61,7 @@ def write_report(
 tumour. {options.warm_epochs} epochs of warm start with BCE + Dice, then {options.epochs} epochs \
 of each variant on the same batches; seed {options.seed}.
 
-{_markdown(table, decimals)}
+{markdown_table(table, decimals)}
 
 Counts are per 100 slices. *Regions* are predicted (8-connected, probability above 0.5); \
 *spurious* ones touch no true pixel; *noise* is spurious and at most 49 px; *holes* lie inside \
@@ -93,12 +93,12 @@ Training:
 
 Dice over the patient's slices with tumour.
 
-{_markdown(_by_patient(held_out, attributes, continued, masks), {})}
+{markdown_table(_by_patient(held_out, attributes, continued, masks), {})}
 """
     (output / "report.md").write_text(text, encoding="utf-8")
 
 
-def _markdown(table: pd.DataFrame, decimals: dict[str, int]) -> str:
+def markdown_table(table: pd.DataFrame, decimals: dict[str, int]) -> str:
     def cell(value: Any, column: Any) -> str:
         if pd.isna(value):
             return "-"
@@ -182,14 +182,14 @@ def _draw_slices(
         flair = read_image(piece.image, size)[..., 1]
         row[0].set_ylabel(f"{patient_key(piece.patient)}\nslice {piece.number}", fontsize=8)
         row[0].imshow(flair, cmap="gray")
-        _outline(row[0], masks[index], TRUTH)
+        outline(row[0], masks[index], TRUTH)
         for axis, probs in zip(row[1:], predictions.values(), strict=True):
             if heat:
                 shown = axis.imshow(probs[index].numpy(), cmap="magma", vmin=0, vmax=1)
             else:
                 axis.imshow(flair, cmap="gray")
-                _outline(axis, probs[index] > 0.5, PREDICTION)
-            _outline(axis, masks[index], "cyan" if heat else TRUTH)
+                outline(axis, probs[index] > 0.5, PREDICTION)
+            outline(axis, masks[index], "cyan" if heat else TRUTH)
         for axis in row:
             axis.set_xticks([])
             axis.set_yticks([])
@@ -206,7 +206,7 @@ def _draw_slices(
     plt.close(figure)
 
 
-def _outline(axis: Any, mask: Tensor, colour: str) -> None:
+def outline(axis: Any, mask: Tensor, colour: str) -> None:
     if mask.any():
         axis.contour(mask.float().numpy(), levels=[0.5], colors=colour, linewidths=0.9)
 

@@ -67,6 +67,8 @@ def test_arrows_point_down(path: Path) -> None:
         ("functional", "def late():\n    import gliomaseg_layers.losses.dice"),
         ("losses", "from gliomaseg_layers import layers"),
         ("layers", "import gliomaseg_layers.networks as n"),
+        ("networks", "from gliomaseg_layers.losses import DiceLoss"),
+        ("networks", "def late():\n    from gliomaseg_layers import metrics"),
     ],
 )
 def test_the_walk_sees_upward_arrows(part: str, source: str) -> None:

@@ -1,4 +1,4 @@
-"""Losses and layers for tumour segmentation in PyTorch."""
+"""Losses, layers and networks for tumour segmentation in PyTorch."""
 
 from gliomaseg_layers import functional
 from gliomaseg_layers.layers import (
@@ -12,21 +12,27 @@ from gliomaseg_layers.layers import (
     SpatialPyramidPooling,
 )
 from gliomaseg_layers.losses import CompoundLoss, DiceLoss, OutlierRegionLoss, WeightRamp
+from gliomaseg_layers.networks import MSFEN, AttributeDeepLab, GatedSegmenter, MUNet, UNet
 
 __version__ = "0.2.0"
 
 __all__ = [
     "ASPP",
+    "MSFEN",
+    "AttributeDeepLab",
     "AttributeEncoder",
     "ChannelAttention",
     "CompoundLoss",
     "DepthwiseSeparableConv",
     "DiceLoss",
+    "GatedSegmenter",
+    "MUNet",
     "MultiScaleConv",
     "MultiScaleFusion",
     "OutlierRegionLoss",
     "SpatialAttention",
     "SpatialPyramidPooling",
+    "UNet",
     "WeightRamp",
     "__version__",
     "functional",

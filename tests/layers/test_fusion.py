@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, vmap
 
 from gliomaseg_layers import MultiScaleFusion
 from gliomaseg_layers.layers import _chunked_fusion
-from layer_cases import every_dims, literal_fusion
+from module_cases import every_dims, literal_fusion
 from peak_memory import peak_of_training_step
 from tolerances import TOLERANCES
 

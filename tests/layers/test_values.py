@@ -15,7 +15,7 @@ from gliomaseg_layers import (
     SpatialAttention,
     SpatialPyramidPooling,
 )
-from layer_cases import literal_fusion
+from module_cases import literal_fusion
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 

@@ -11,8 +11,14 @@ from timm.layers import cbam
 from torch import nn
 from torchvision.models.segmentation import deeplabv3
 
-from gliomaseg_layers import ASPP, AttributeEncoder, ChannelAttention, SpatialAttention
-from layer_cases import SIZES, every_layer, inputs, make
+from gliomaseg_layers import (
+    ASPP,
+    AttributeEncoder,
+    ChannelAttention,
+    GatedSegmenter,
+    SpatialAttention,
+)
+from module_cases import MODULES, NETWORKS, SIZES, inputs, make
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -86,18 +92,24 @@ def test_spatial_attention_is_that_of_cbam_with_its_norm_folded_in() -> None:
     torch.testing.assert_close(ours(x), theirs(x), **CLOSE)
 
 
-@every_layer
 @pytest.mark.parametrize(
-    ("dims", "dynamic"),
-    [(2, False), (2, True), (3, True)],
-    ids=["2d", "2d any size", "3d any size"],
+    ("name", "dims", "dynamic"),
+    [
+        (name, dims, dynamic)
+        for dims, dynamic in ((2, False), (2, True), (3, True))
+        for name in MODULES
+        if dims == 2 or name not in NETWORKS
+    ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_onnx(name: str, dims: int, dynamic: bool, tmp_path: Path) -> None:
     layer = make(name, dims).eval()
     given = inputs(name, dims, size=tuple(2 * side for side in SIZES[dims]))
     axes = {0: "batch"} | {axis: f"side{axis}" for axis in range(2, 2 + dims)}
-    shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for _ in given)
+    shapes = tuple(
+        dict.fromkeys((axis for axis in axes if axis < x.dim()), torch.export.Dim.DYNAMIC)
+        for x in given
+    )
     torch.onnx.export(
         layer,
         tuple(given),
@@ -117,10 +129,18 @@ def test_onnx(name: str, dims: int, dynamic: bool, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, layer(*case).detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_onnx_of_the_attribute_encoder(tmp_path: Path) -> None:
-    layer = AttributeEncoder(5, 3, (4, 4)).eval()
-    a = torch.randn(2, 5)
-    torch.onnx.export(layer, (a,), tmp_path / "layer.onnx", dynamo=True, verbose=False)
-    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx")
-    (found,) = session.run(None, {session.get_inputs()[0].name: a.numpy()})
-    np.testing.assert_allclose(found, layer(a).detach().numpy(), rtol=1e-4, atol=1e-4)
+CLASSIFIER = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+SINGLE = {
+    "AttributeEncoder": (AttributeEncoder(5, 3, (4, 4)), (2, 5)),
+    "GatedSegmenter": (GatedSegmenter(CLASSIFIER, nn.Conv2d(3, 2, 1)), (4, 3, 8, 9)),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_onnx_of_the_others(name: str, tmp_path: Path) -> None:
+    module, shape = SINGLE[name]
+    module, x = module.eval(), torch.randn(shape)
+    torch.onnx.export(module, (x,), tmp_path / "module.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "module.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(found, module(x).detach().numpy(), rtol=1e-4, atol=1e-4)

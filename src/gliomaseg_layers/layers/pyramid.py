@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gliomaseg_layers.layers._dimensions import (
     CONVOLUTION,
@@ -13,7 +14,6 @@ from gliomaseg_layers.layers._dimensions import (
     initialise,
     lay_out_as,
     make_norm,
-    resize,
 )
 
 __all__ = ["SpatialPyramidPooling"]
@@ -92,7 +92,9 @@ class SpatialPyramidPooling(nn.Module):
         maps = [input]
         for count, branch in zip(self.bins, self.branches, strict=True):
             cells = lay_out_as(_mean_cells(input, count), input)
-            maps.append(resize(branch(cells), input.shape[2:]))
+            # Not `resize`, which asks whether the grid is the same: no captured program knows.
+            mode = "bilinear" if input.dim() == 4 else "trilinear"
+            maps.append(F.interpolate(branch(cells), input.shape[2:], mode=mode))
         return self.project(torch.cat(maps, 1))  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
@@ -107,5 +109,5 @@ def _mean_cells(input: Tensor, count: int) -> Tensor:
         place = torch.arange(size, device=input.device)
         inside = (place >= cell * size // count) & (place < -(-(cell + 1) * size // count))
         weight = (inside / inside.sum(1, keepdim=True)).to(input.dtype)
-        input = torch.matmul(input.movedim(axis, -1), weight.T).movedim(-1, axis)
+        input = torch.matmul(weight, input.movedim(axis, -2)).movedim(-2, axis)
     return input

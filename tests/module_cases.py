@@ -1,5 +1,6 @@
-"""One small instance of every layer on feature maps, and inputs for it."""
+"""One small instance of every layer on feature maps and of every network, and inputs for it."""
 
+import importlib.util
 from collections.abc import Callable
 
 import pytest
@@ -8,15 +9,19 @@ from torch import Tensor, nn
 
 from gliomaseg_layers import (
     ASPP,
+    MSFEN,
+    AttributeDeepLab,
     ChannelAttention,
     DepthwiseSeparableConv,
     MultiScaleConv,
     MultiScaleFusion,
+    MUNet,
     SpatialAttention,
     SpatialPyramidPooling,
+    UNet,
 )
 
-CHANNELS = 6
+CHANNELS, ATTRIBUTES = 6, 5
 LAYERS: dict[str, Callable[[int], nn.Module]] = {
     "ChannelAttention": lambda d: ChannelAttention(CHANNELS, 2, ("avg", "max"), spatial_dims=d),
     "SpatialAttention": lambda d: SpatialAttention(5, spatial_dims=d),
@@ -36,10 +41,23 @@ LAYERS: dict[str, Callable[[int], nn.Module]] = {
         CHANNELS, CHANNELS, (1, 3), separable=False, spatial_dims=d
     ),
 }
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    "UNet": lambda _: UNet(CHANNELS, 2, (4, 6, 8)),
+    "MUNet": lambda _: MUNet(CHANNELS, 2, (4, 6, 8)),
+    "MSFEN": lambda _: MSFEN(CHANNELS, 2, (4, 6, 8)),
+}
+if importlib.util.find_spec("timm"):
+    NETWORKS["AttributeDeepLab"] = lambda _: AttributeDeepLab(
+        "lcnet_035", 2, ATTRIBUTES, in_channels=CHANNELS
+    )
+MODULES = LAYERS | NETWORKS
 SIZES = {2: (9, 12), 3: (5, 7, 6)}
 
-every_layer = pytest.mark.parametrize("name", LAYERS)
-every_dims = pytest.mark.parametrize("dims", [2, 3])
+every_name = pytest.mark.parametrize("name", MODULES)
+every_module = pytest.mark.parametrize(
+    ("name", "dims"),
+    [(name, dims) for dims in (2, 3) for name in (MODULES if dims == 2 else LAYERS)],
+)
 
 
 def inputs(
@@ -47,6 +65,8 @@ def inputs(
 ) -> list[Tensor]:
     size = size or SIZES[dims]
     first = torch.randn(batch, CHANNELS, *size)
+    if name == "AttributeDeepLab":
+        return [first, torch.rand(batch, ATTRIBUTES)]
     if not name.startswith("MultiScaleFusion"):
         return [first]
     if "coarser" in name:
@@ -56,7 +76,7 @@ def inputs(
 
 def make(name: str, dims: int) -> nn.Module:
     torch.manual_seed(0)
-    return LAYERS[name](dims)
+    return MODULES[name](dims)
 
 
 def literal_fusion(layer: MultiScaleFusion, x: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,53 @@
+"""A training step of every network against two peers', with images per second and peak memory."""
+
+from collections.abc import Callable
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from monai.networks.nets.basic_unet import BasicUNet
+from torch import nn
+
+from gliomaseg_layers import MSFEN, AttributeDeepLab, MUNet, UNet
+from peak_memory import peak_of_training_step
+
+BATCH = 2
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "smp Unet, resnet34": lambda: smp.Unet("resnet34", encoder_weights=None),
+    "MONAI BasicUNet": lambda: BasicUNet(spatial_dims=2, in_channels=3, out_channels=1),
+    "UNet": UNet,
+    "UNet.mini": UNet.mini,
+    "MUNet": lambda: MUNet(3),
+    "MUNet.mini": lambda: MUNet.mini(3),
+    "MSFEN": lambda: MSFEN(3, 1),
+    "AttributeDeepLab": AttributeDeepLab,
+}
+
+
+@pytest.mark.parametrize("mode", ["eager", "channels_last", "bf16", "compiled"])
+@pytest.mark.parametrize("side", [64, 256], ids=lambda side: f"{BATCH}x{side}x{side}")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training_step(benchmark, name: str, side: int, mode: str) -> None:
+    torch.manual_seed(0)
+    network, images = NETWORKS[name](), torch.rand(BATCH, 3, side, side)
+    if mode == "channels_last":
+        network = network.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+    captured = torch.compile(network) if mode == "compiled" else network
+    upstream = torch.rand(BATCH, 1, side, side)
+
+    def forward(*_: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=mode == "bf16"):
+            return captured(images).float()
+
+    def step() -> None:
+        network.zero_grad()
+        forward().backward(upstream)
+
+    benchmark.group = f"network, training step, {mode}, {BATCH}x3x{side}x{side}"
+    if mode != "compiled":
+        peak = peak_of_training_step(forward, list(network.parameters()), upstream)
+        benchmark.extra_info["peak, MiB"] = peak / 2**20
+    benchmark(step)
+    if benchmark.stats:
+        benchmark.extra_info["images per second"] = BATCH / benchmark.stats.stats.median

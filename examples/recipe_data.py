@@ -1,0 +1,140 @@
+"""The recipes' slices, split by patient, augmented and put into batches."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import kornia.augmentation as K
+import lightning as L
+import numpy as np
+import torch
+from kornia.constants import DataKey, Resample
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from lgg_data import DataError, Standardise
+from recipe_sources import Batch, Item, Source
+
+
+def split(
+    items: Sequence[Item], parts: Sequence[float], folds: int, seed: int, *, by_patient: bool
+) -> list[tuple[list[Item], list[Item], list[Item]]]:
+    """Split into training, validation and test items, once or for every fold.
+
+    By patient, as neighbouring slices are near copies; by slice only to repeat who did so.
+    """
+
+    def key(item: Item) -> Any:
+        return item.case if by_patient else item
+
+    groups = sorted({key(item) for item in items})
+    needed = max(3, folds)
+    if len(groups) < needed:
+        raise DataError(f"a split needs {needed} patients or more, found {len(groups)}")
+    order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    if folds == 1:
+        tests = [order[: max(round(parts[2] * len(order)), 1)]]
+    else:
+        tests = [order[fold::folds] for fold in range(folds)]
+    splits = []
+    for test in tests:
+        rest = [group for group in order if group not in set(test)]
+        count = max(round(parts[1] / (parts[0] + parts[1]) * len(rest)), 1)
+        chosen = set(rest[count:]), set(rest[:count]), set(test)
+        splits.append(tuple([i for i in items if key(i) in part] for part in chosen))
+    return splits  # type: ignore[return-value]
+
+
+class Samples(Dataset[Batch]):
+    """Items of a source, read when asked for."""
+
+    def __init__(self, source: Source, items: Sequence[Item]) -> None:
+        self.source = source
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.source.read(self.items[index])
+
+
+class RecipeData(L.LightningDataModule):
+    """Training and validation slices; augmentation runs on whole batches, on their device."""
+
+    def __init__(
+        self,
+        source: Source,
+        training: Sequence[Item],
+        validation: Sequence[Item],
+        settings: Mapping[str, Any],
+        workers: int,
+    ) -> None:
+        super().__init__()
+        self.training = Samples(source, training)
+        self.validation = Samples(source, validation)
+        self.batch_size = settings["batch_size"]
+        self.seed = settings["seed"]
+        self.workers = workers
+        self.augment = augmentation(settings)
+        self.normalise = normalisation(settings)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        # Its order depends on the epoch, so that a resumed run goes on as the whole one would.
+        sampler: Any = DistributedSampler(self.training, *self._processes(), seed=self.seed)
+        # A last batch of one slice would leave nothing to a norm over the batch.
+        return self._loader(sampler, drop_last=len(sampler) > self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        # Nothing is repeated to fill up the processes' shares: it would count twice.
+        sampler = UnrepeatedDistributedSampler(self.validation, *self._processes(), shuffle=False)
+        return self._loader(sampler)
+
+    def _processes(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _loader(self, sampler: Any, **more: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            sampler.dataset,
+            sampler=sampler,
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            generator=torch.Generator(),  # so that a loader draws nothing from the others' numbers
+            **more,
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        images, labels, attributes = batch
+        if self.trainer is not None and self.trainer.training and len(self.augment):
+            images, masks = self.augment(images, labels.unsqueeze(1).float())
+            labels = masks.squeeze(1).long()
+        return self.normalise(images), labels, attributes
+
+
+def normalisation(settings: Mapping[str, Any]) -> torch.nn.Module:
+    """LGG slices are standardised one by one; BraTS cases have been, as whole volumes."""
+    return Standardise() if settings["data"] == "lgg" else torch.nn.Identity()
+
+
+def augmentation(settings: Mapping[str, Any]) -> K.AugmentationSequential:
+    amount = dict(settings)
+    steps: list[Any] = []
+    if amount["flip"]:
+        steps += [K.RandomHorizontalFlip(p=0.5), K.RandomVerticalFlip(p=0.5)]
+    if amount["degrees"] or amount["translate"] or amount["scale"]:
+        shift, zoom = amount["translate"], amount["scale"]
+        steps.append(K.RandomAffine(amount["degrees"], (shift, shift), (1 - zoom, 1 + zoom), p=0.7))
+    for name, kind in (
+        ("brightness", K.RandomBrightness),
+        ("contrast", K.RandomContrast),
+        ("saturation", K.RandomSaturation),
+    ):
+        if amount[name]:
+            steps.append(kind((1 - amount[name], 1 + amount[name]), p=0.7))
+    if amount["channel_deletion"]:
+        steps.append(K.RandomChannelDropout(num_drop_channels=1, p=amount["channel_deletion"]))
+    return K.AugmentationSequential(
+        *steps,
+        data_keys=["input", "mask"],
+        extra_args={DataKey.MASK: {"resample": Resample.NEAREST, "align_corners": None}},
+    )

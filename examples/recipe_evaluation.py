@@ -1,0 +1,253 @@
+"""Score a system on its test slices: by case, region and tumour size, ROC, what attributes add."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from scipy.stats import wilcoxon
+from sklearn.metrics import auc, classification_report, roc_curve
+from torch import Tensor
+from torchmetrics.functional.classification import binary_stat_scores
+
+from gliomaseg_layers.functional import dice_loss
+from recipe_data import Samples, normalisation
+from recipe_sources import POSITION, Item, Source
+from recipe_systems import PresenceClassifier, Segmenter
+
+SIZES = (0.0, 5.0, 20.0, 50.0, np.inf)  # tumour's diameters, in mm or pixels
+LEVELS = 1001  # of probability, for the ROC curve
+OVERLAPS = ("dice", "iou", "precision", "recall")
+
+
+def evaluate(system: Segmenter, source: Source, items: Sequence[Item]) -> dict[str, Any]:
+    """Score every case's slices together; where there are several processes, they share the cases.
+
+    Returns:
+        ``cases``: rows of case, region and figures; ``slices``: rows of single slices with
+        tumour; ``smoothed``: Dice with smoothing of every slice, and whether it has tumour;
+        ``roc``: for every region its curve.
+    """
+    many = dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
+    whole = {case: list(group) for case, group in groupby(sorted(items), lambda item: item.case)}
+    result: dict[str, Any] = {"cases": [], "slices": [], "smoothed": [], "levels": []}
+    for case in sorted(whole)[rank::world]:
+        probs, labels = predict_items(system, source, whole[case])
+        found = probs.argmax(1)
+        numbers = [item.number for item in whole[case]]
+        gaps = source.spacing is not None and numbers[-1] - numbers[0] >= len(numbers)
+        for region, members in source.regions.items():
+            inside = torch.tensor(members)
+            predicted, true = torch.isin(found, inside), torch.isin(labels, inside)
+            row = {"case": case, "region": region} | overlaps(predicted, true)
+            row["hd95"] = float("nan") if gaps else hausdorff(predicted, true, source.spacing)
+            result["cases"].append(row)
+            result["slices"] += list(_slice_rows(case, region, predicted, true, source.spacing))
+            result["levels"].append((region, _levels(probs[:, members].sum(1), true)))
+        result["smoothed"] += _smoothed(found > 0, labels > 0)
+    if world > 1:
+        parts: list[Any] = [None] * world
+        dist.all_gather_object(parts, result)
+        result = {name: [row for part in parts for row in part[name]] for name in result}
+    levels = result.pop("levels")
+    result["roc"] = {
+        region: _curve(sum(counts for name, counts in levels if name == region))
+        for region in source.regions
+    }
+    return result
+
+
+def _levels(probs: Tensor, true: Tensor) -> Tensor:
+    """Count the pixels of every level of probability, ``(2, LEVELS)``: outside, inside."""
+    bins = (probs.clamp(0, 1) * (LEVELS - 1)).round().long() + LEVELS * true
+    return torch.bincount(bins.flatten(), minlength=2 * LEVELS).view(2, LEVELS)
+
+
+def _curve(counts: Any) -> dict[str, Any]:
+    """ROC curve of counted pixels; a case of 155 slices has too many to hold every one."""
+    if not counts.sum(1).all():
+        return {"false": [], "true": [], "area": float("nan")}
+    is_true = np.repeat([0, 1], LEVELS)
+    level = np.tile(np.arange(LEVELS), 2)
+    false, true, _ = roc_curve(is_true, level, sample_weight=counts.flatten().numpy())
+    return {"false": false.tolist(), "true": true.tolist(), "area": float(auc(false, true))}
+
+
+@torch.no_grad()
+def predict_items(
+    system: Segmenter, source: Source, items: Sequence[Item]
+) -> tuple[Tensor, Tensor]:
+    """Return the classes' probabilities ``(N, K, H, W)`` and labels ``(N, H, W)``."""
+    pairs = [
+        (system.probabilities(images, attributes).cpu(), labels)
+        for images, labels, attributes in batches(system, source, items)
+    ]
+    probs, labels = zip(*pairs, strict=True)
+    return torch.cat(probs), torch.cat(labels)
+
+
+def batches(
+    system: Segmenter | PresenceClassifier, source: Source, items: Sequence[Item]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Give batches as a system takes them, on its device, and their labels."""
+    normalise = normalisation(system.settings)
+    loader = torch.utils.data.DataLoader(
+        Samples(source, items), batch_size=system.settings["batch_size"]
+    )
+    for images, labels, attributes in loader:
+        yield normalise(images.to(system.device)), labels, attributes.to(system.device)
+
+
+def overlaps(predicted: Tensor, true: Tensor) -> dict[str, float]:
+    """Return Dice (which is F1), IoU, precision and recall; what is 0 / 0 is 1."""
+    tp, fp, _, fn, _ = binary_stat_scores(
+        predicted.int().flatten(), true.int().flatten(), validate_args=False
+    ).tolist()
+
+    def ratio(part: int, whole: int) -> float:
+        return part / whole if whole else 1.0
+
+    return {
+        "dice": ratio(2 * tp, 2 * tp + fp + fn),
+        "iou": ratio(tp, tp + fp + fn),
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+    }
+
+
+def hausdorff(predicted: Tensor, true: Tensor, spacing: Sequence[float] | None) -> float:
+    """Return the 95 % Hausdorff distance: of the volume in mm, or of slices in pixels.
+
+    Without a spacing it is the mean over the slices that have tumour. Where only one of the two is
+    empty it is the diagonal of the image, as the BraTS challenge has it; where both are, 0.
+    """
+    if spacing is None:
+        rows = [
+            hausdorff(one[None], two[None], (1.0, 1.0, 1.0))
+            for one, two in zip(predicted, true, strict=True)
+            if two.any()
+        ]
+        return float(np.mean(rows)) if rows else float("nan")
+    if not predicted.any() and not true.any():
+        return 0.0
+    sides = [side * step for side, step in zip(true.shape, spacing, strict=True) if side > 1]
+    if not predicted.any() or not true.any():
+        return float(np.hypot.reduce(sides))
+    flat = true.shape[0] == 1
+    one, two = ((mask[0] if flat else mask)[None, None] for mask in (predicted, true))
+    distance = compute_hausdorff_distance(
+        one, two, include_background=True, percentile=95, spacing=list(spacing)[flat:]
+    )
+    return float(distance)
+
+
+def _slice_rows(
+    case: str, region: str, predicted: Tensor, true: Tensor, spacing: Sequence[float] | None
+) -> Iterator[dict[str, Any]]:
+    pixel = float(np.prod(spacing[1:])) if spacing else 1.0
+    for one, two in zip(predicted, true, strict=True):
+        if two.any():
+            diameter = 2 * math.sqrt(int(two.sum()) * pixel / math.pi)  # of a disc of this area
+            dice = overlaps(one, two)["dice"]
+            yield {"case": case, "region": region, "diameter": diameter, "dice": dice}
+
+
+def _smoothed(predicted: Tensor, true: Tensor) -> list[dict[str, float]]:
+    """[LGG-GATE]'s Dice, (2 |XY| + 1) / (|X| + |Y| + 1), of every slice."""
+    losses = dice_loss(
+        predicted.unsqueeze(1).float(), true.unsqueeze(1), from_logits=False, reduction="none"
+    )
+    present = true.flatten(1).any(1)
+    return [
+        {"dice": 1 - loss, "tumour": float(tumour)}
+        for loss, tumour in zip(losses[:, 0].tolist(), present.tolist(), strict=True)
+    ]
+
+
+def by_size(slices: pd.DataFrame) -> pd.DataFrame:
+    """Mean Dice and number of slices by the diameter of the tumour's section."""
+    bins = pd.cut(slices["diameter"], SIZES, right=False)
+    return slices.groupby(["region", bins], observed=True)["dice"].agg(["mean", "count"])
+
+
+def compare(cases: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Test the first variant against each other, paired over cases (Wilcoxon's signed ranks)."""
+    (first, own), *others = cases.items()
+    rows = []
+    for name, its in others:
+        both = own.merge(its, on=["case", "region"])
+        for region, pair in both.groupby("region", sort=False):
+            difference = pair["dice_x"] - pair["dice_y"]
+            p = wilcoxon(difference).pvalue if difference.any() else 1.0
+            rows.append(
+                {
+                    "variants": f"{first} - {name}",
+                    "region": region,
+                    "difference": difference.mean(),
+                    "cases": len(pair),
+                    "p": float(p),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def presence_report(system: PresenceClassifier, source: Source, items: Sequence[Item]) -> str:
+    """scikit-learn's classification report of the gate."""
+    true, found = [], []
+    for images, labels, _ in batches(system, source, items):
+        found += (system(images) > 0).tolist()
+        true += labels.flatten(1).any(1).tolist()
+    return str(
+        classification_report(
+            true, found, labels=[False, True], target_names=["no tumour", "tumour"], zero_division=0
+        )
+    )
+
+
+def importance(
+    system: Segmenter, source: Source, items: Sequence[Item], *, repeats: int, seed: int
+) -> pd.DataFrame:
+    """How much pooled Dice falls when an attribute's values are dealt out anew among the cases."""
+    rng = np.random.default_rng(seed)
+    known = torch.stack([source.read(item)[2] for item in items])
+    names = [column.split("=")[0] for column in source.columns]
+    cases = sorted({item.case for item in items})
+    rank = torch.tensor([cases.index(item.case) for item in items])
+    first = torch.stack([known[rank == i][0] for i in range(len(cases))])
+    whole = _pooled_dice(system, source, items, known)
+    rows = []
+    for name in dict.fromkeys(names):
+        mine = torch.tensor([other == name for other in names])
+        falls = []
+        for _ in range(repeats):
+            shuffled = known.clone()
+            if name == POSITION:  # a value a slice, not a patient
+                shuffled[:, mine] = known[rng.permutation(len(items))][:, mine]
+            else:
+                shuffled[:, mine] = first[rng.permutation(len(cases))][rank][:, mine]
+            # A patient of whom nothing is known stays one, and lends nobody a NaN.
+            unknown = known.isnan().any(1, keepdim=True)
+            shuffled = torch.where(unknown, known, shuffled.nan_to_num(0.0))
+            falls.append(whole - _pooled_dice(system, source, items, shuffled))
+        rows.append({"attribute": name, "fall": np.mean(falls), "spread": np.std(falls)})
+    return pd.DataFrame(rows).sort_values("fall", ascending=False)
+
+
+@torch.no_grad()
+def _pooled_dice(
+    system: Segmenter, source: Source, items: Sequence[Item], attributes: Tensor
+) -> float:
+    both = total = 0
+    rows: Iterable[Tensor] = torch.split(attributes, system.settings["batch_size"])
+    for (images, labels, _), known in zip(batches(system, source, items), rows, strict=True):
+        found = system.probabilities(images, known.to(system.device)).cpu().argmax(1) > 0
+        both += int((found & (labels > 0)).sum())
+        total += int(found.sum() + (labels > 0).sum())
+    return 2 * both / total if total else 1.0

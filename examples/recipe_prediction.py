@@ -1,0 +1,184 @@
+"""Predict new images with a checkpoint: masks in their format, probabilities, overlays."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib import pyplot as plt
+from monai.inferers.utils import sliding_window_inference
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+import brats_data
+from gliomaseg_layers.networks import GatedSegmenter
+from lgg_data import FILE_NAME, DataError, patient_key, read_attributes, read_image
+from lgg_report import PREDICTION, outline
+from recipe_checkpoints import load_checkpoint
+from recipe_data import normalisation
+from recipe_sources import encode_attributes
+from recipe_systems import Segmenter
+
+ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
+
+
+def load_predictor(checkpoint: Path, gate: Path | None) -> Segmenter:
+    """Load a segmenter, behind its gate if one is given."""
+    system: Segmenter = load_checkpoint(checkpoint, "segmenter")
+    if gate is not None:
+        classifier = load_checkpoint(gate, "presence")
+        if classifier.recipe["channels"] != system.recipe["channels"]:
+            raise DataError(f"a gate for {classifier.recipe['channels']} channels: {gate}")
+        mode = "binary" if system.recipe["classes"] == 1 else "multiclass"
+        system.network = GatedSegmenter(classifier, system.network, mode=mode).eval()
+    return system
+
+
+def predict(
+    system: Segmenter, source: Path, output: Path, *, tiles: bool = False, force: bool = False
+) -> list[Path]:
+    """Predict an image, a folder of images, a case or a folder of cases; return what was written.
+
+    Images are resized as in training; with ``tiles`` a window of the training size slides over them
+    at their own scale. It always does over BraTS slices, which are never resized.
+    """
+    inputs: list[Any]
+    if system.settings["data"] == "brats":
+        inputs = brats_data.find_cases(source, labelled=False)
+        names = [
+            (f"{case.name}_seg.nii.gz", f"{case.name}_probabilities.nii.gz", case.name)
+            for case in inputs
+        ]
+    else:
+        inputs = find_images(source)
+        names = [(mask_name(path), f"{path.stem}_probability.tif", path.stem) for path in inputs]
+    targets = [
+        (output / mask, output / probability, output / f"{stem}_overlay.png")
+        for mask, probability, stem in names
+    ]
+    for path in [path for paths in targets for path in paths]:
+        if path.exists() and not force:
+            raise DataError(f"exists already: {path} (--force writes over it)")
+    output.mkdir(parents=True, exist_ok=True)
+    table = attribute_table(source, system)
+    work = list(zip(inputs, targets, strict=True))
+    bar: tqdm[Any] = tqdm(work, "predicting", leave=False, delay=1)
+    for each, paths in bar:
+        if system.settings["data"] == "brats":
+            _predict_case(system, each, *paths)
+        else:
+            _predict_image(system, each, attributes_of(each, table), *paths, tiles=tiles)
+    return [path for paths in targets for path in paths]
+
+
+def find_images(source: Path) -> list[Path]:
+    """Find images, masks aside, in a folder and its folders."""
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise DataError(f"no such file or folder: {source}")
+    paths = [
+        path
+        for path in sorted(source.rglob("*"))
+        if path.suffix.lower() in ENDINGS and path.name[0] != "." and path.stem[-5:] != "_mask"
+    ]
+    stems = [path.stem for path in paths]
+    if not paths:
+        raise DataError(f"no images ({', '.join(ENDINGS)}) in {source}")
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise DataError(f"two images of the name {twice[0]} in {source}")
+    return paths
+
+
+def mask_name(path: Path) -> str:
+    """A mask has its image's format, unless that would blur it."""
+    ending = ".png" if path.suffix.lower() in (".jpg", ".jpeg") else path.suffix
+    return f"{path.stem}_mask{ending}"
+
+
+def attribute_table(source: Path, system: Segmenter) -> pd.DataFrame:
+    """Encode the data.csv in the folder or the two around it; without one nobody is known."""
+    homes = [home for home in (source, *source.absolute().parents[:2]) if home.is_dir()]
+    home = next((home for home in homes if (home / "data.csv").is_file()), homes[0])
+    return encode_attributes(read_attributes(home), system.recipe["columns"])
+
+
+def attributes_of(path: Path, table: pd.DataFrame) -> Tensor:
+    """Return a row of the table and the slice's position; NaN where that is unknown."""
+    matches = [FILE_NAME.fullmatch(other.name) for other in path.parent.iterdir()]
+    match = FILE_NAME.fullmatch(path.name)
+    last = max([int(match["number"]) for match in matches if match], default=0)
+    position = int(match["number"]) / max(last, 1) if match else np.nan
+    known = table.reindex([patient_key(path.stem)]).to_numpy(np.float32)[0]
+    return torch.tensor([[*known, position]], dtype=torch.float32)
+
+
+@torch.no_grad()
+def slide(system: Segmenter, images: Tensor, attributes: Tensor) -> Tensor:
+    """Return probabilities ``(N, K, H, W)``, on the CPU, by windows of the training size."""
+    side = system.settings["size"]
+    result = sliding_window_inference(
+        images,
+        (side, side),
+        sw_batch_size=system.settings["batch_size"],
+        predictor=lambda windows: system.probabilities(
+            windows.to(system.device), attributes.expand(len(windows), -1).to(system.device)
+        ).cpu(),
+        overlap=0.5,
+        mode="gaussian",
+    )
+    return torch.as_tensor(result)
+
+
+def _predict_image(
+    system: Segmenter,
+    path: Path,
+    attributes: Tensor,
+    mask: Path,
+    probability: Path,
+    overlay: Path,
+    *,
+    tiles: bool,
+) -> None:
+    whole = read_image(path)
+    side = system.settings["size"]
+    image = whole if tiles else read_image(path, (side, side))
+    pixels = torch.tensor(image[..., system.settings["channels"]]).movedim(-1, 0)[None].float()
+    probs = slide(system, normalisation(system.settings)(pixels / 255), attributes)
+    size = (whole.shape[0], whole.shape[1])
+    tumour = F.interpolate(probs, size, mode="bilinear", align_corners=False)[0, 1]
+    Image.fromarray((tumour > 0.5).numpy().astype(np.uint8) * 255).save(mask)
+    Image.fromarray(tumour.numpy()).save(probability)
+    _draw(overlay, whole[..., system.settings["channels"][-1]], tumour > 0.5)
+
+
+def _predict_case(
+    system: Segmenter, case: brats_data.Case, mask: Path, probability: Path, overlay: Path
+) -> None:
+    volumes = brats_data.read_volumes(case)
+    images = torch.from_numpy(volumes.images).swapaxes(0, 1)
+    nothing = torch.empty(1, 0)
+    size = system.settings["batch_size"]
+    probs = torch.cat([slide(system, part, nothing) for part in torch.split(images, size)])
+    # Where there is no brain there is no tumour.
+    empty = ~images.flatten(1).any(1)
+    probs[empty] = torch.eye(probs.shape[1])[0].view(-1, 1, 1)
+    labels = probs.argmax(1)
+    case.save(case.native_labels(labels.numpy()), mask)
+    case.save(probs.movedim(1, -1).numpy(), probability)
+    most = int((labels > 0).flatten(1).sum(1).argmax())
+    _draw(overlay, volumes.images[-1][most], labels[most] > 0)
+
+
+def _draw(path: Path, image: Any, mask: Tensor) -> None:
+    matplotlib.use("Agg")
+    figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
+    axis.imshow(image, cmap="gray")
+    outline(axis, mask, PREDICTION)
+    axis.set_axis_off()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

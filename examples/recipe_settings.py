@@ -1,0 +1,114 @@
+"""Read the recipes' settings from TOML: defaults, recipe, variant, smoke test, user's own."""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lgg_data import DataError
+
+Settings = dict[str, Any]
+
+PRESETS = Path(__file__).with_name("recipes.toml")
+CHOICES = {
+    "data": ("lgg", "brats"),
+    "network": ("u-net", "u-net-mini", "mu-net", "msfen", "fcn", "attribute-deeplab"),
+    "formulation": ("balanced", "suppress", "penalty", "paper"),
+    "optimizer": ("adam", "sgd"),
+}
+POSITIVE = ("size", "folds", "epochs", "batch_size", "learning_rate")
+# What the data depend on: variants that are compared see the same slices.
+SHARED = ("data", "channels", "size", "tumour_only", "parts", "folds", "seed")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe and the variants that one run compares."""
+
+    name: str
+    title: str
+    variants: dict[str, Settings]
+
+    @property
+    def shared(self) -> Settings:
+        """The settings of the first variant, for what all have in common."""
+        return next(iter(self.variants.values()))
+
+
+def recipe_names(path: Path = PRESETS) -> list[str]:
+    return [name for name in _read(path) if name not in ("defaults", "smoke")]
+
+
+def read_recipe(
+    name: str,
+    *,
+    path: Path = PRESETS,
+    compare: str = "",
+    changes: Sequence[str] = (),
+    smoke: bool = False,
+) -> Recipe:
+    """Read a recipe; ``changes`` of the form ``key=value`` come last and go to every variant."""
+    presets = _read(path)
+    defaults = _read(PRESETS)["defaults"] | presets.get("defaults", {})
+    if name not in recipe_names(path):
+        raise DataError(f"no recipe {name!r} in {path}: it has {', '.join(recipe_names(path))}")
+    recipe = dict(presets[name])
+    groups: dict[str, dict[str, Settings]] = recipe.pop("compare", {})
+    if compare and compare not in groups:
+        raise DataError(f"nothing to compare by {compare!r} in {name}: it has {', '.join(groups)}")
+    variants = groups.get(compare or "networks", {name: {}})
+    small = (presets.get("smoke") or _read(PRESETS)["smoke"]) if smoke else {}
+    own = dict(_change(change) for change in changes)
+    made = {
+        variant: check(defaults | recipe | its | small | own) for variant, its in variants.items()
+    }
+    for key in SHARED:
+        if len({str(settings[key]) for settings in made.values()}) > 1:
+            raise DataError(f"variants that are compared must have one {key!r}: {name} {compare}")
+    return Recipe(name, recipe.get("title") or name, made)
+
+
+def check(settings: Settings) -> Settings:
+    """Return the settings; what is unknown or does not fit is named."""
+    defaults = _read(PRESETS)["defaults"]
+    for key, value in settings.items():
+        if key not in defaults:
+            raise DataError(f"no setting {key!r}: there are {', '.join(defaults)}")
+        kinds = (int, float) if isinstance(defaults[key], float) else (type(defaults[key]),)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise DataError(f"{key!r} must be {kinds[-1].__name__}, got {value!r}")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise DataError(f"{key!r} must be one of {', '.join(CHOICES[key])}, got {value!r}")
+        if (key in POSITIVE and not value > 0) or (not isinstance(value, str | list) and value < 0):
+            raise DataError(f"{key!r} must be positive, got {value}")
+    parts = settings["parts"]
+    if len(parts) != 3 or min(parts) <= 0 or abs(sum(parts) - 1) > 1e-6:
+        raise DataError(f"'parts' must be three that add up to 1, got {parts}")
+    if any(channel not in (0, 1, 2) for channel in settings["channels"]):
+        raise DataError(f"'channels' must be of 0, 1 and 2, got {settings['channels']}")
+    colours = [name for name in ("brightness", "contrast", "saturation") if settings[name]]
+    if colours and settings["data"] == "brats":
+        raise DataError(f"{colours[0]!r} is for slices in [0, 1], not for z-scores of BraTS cases")
+    if settings["saturation"] and len(settings["channels"]) != 3:
+        raise DataError("'saturation' needs three channels")
+    if settings["attributes"] and settings["data"] == "brats":
+        raise DataError("'attributes' come from an LGG folder's data.csv; BraTS cases have none")
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"unreadable settings: {path} ({error})") from error
+
+
+def _change(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise DataError(f"--set takes <setting>=<value>, got {text!r}")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:  # a word without its quotation marks
+        return key, value

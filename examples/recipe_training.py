@@ -1,0 +1,255 @@
+"""Train the variants of a recipe one after another, fold by fold, score them and report.
+
+<output>/run.json                       what is run; --resume goes on with the same
+<output>/fold-1/<variant>/last.ckpt     after every epoch; best.ckpt: weights of the best one
+<output>/fold-1/<variant>/metrics.csv   the figures of every epoch
+<output>/fold-1/<variant>/results.json  the test slices' scores, once it is trained
+<output>/report.md, scores.csv, *.png   once all are
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from gliomaseg_layers.networks import GatedSegmenter
+from lgg_data import DataError
+from lgg_report import markdown_table
+from recipe_checkpoints import History, WholeFiles, load_checkpoint, read_checkpoint
+from recipe_data import RecipeData, split
+from recipe_evaluation import evaluate, importance, presence_report
+from recipe_report import (
+    choose_slices,
+    draw_curves,
+    draw_overlays,
+    pool,
+    training_facts,
+    write_report,
+)
+from recipe_settings import Recipe, Settings
+from recipe_sources import Item, Source
+from recipe_systems import PresenceClassifier, Segmenter, System
+from whole_files import write_whole
+
+PARTS = ("training", "validation", "test")
+Parts = tuple[list[Item], list[Item], list[Item]]
+
+
+def train(
+    recipe: Recipe, source: Source, options: argparse.Namespace, output: Path, data_name: str
+) -> None:
+    """Run the whole recipe; what ``output`` holds of it already is not run again."""
+    shared = recipe.shared
+    folds = split(
+        list(source.tumour_part),
+        shared["parts"],
+        shared["folds"],
+        shared["seed"],
+        by_patient=options.split == "patient",
+    )
+    if options.smoke:
+        folds = folds[:2]
+    results: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    histories: dict[str, pd.DataFrame] = {}
+    trainings: dict[str, dict[str, Any]] = {}
+    texts: dict[str, str] = {}
+    pictures = []
+    for number, parts in enumerate(folds, 1):
+        home, suffix = output / f"fold-{number}", f", fold {number}" if len(folds) > 1 else ""
+        systems: dict[str, Segmenter] = {}
+        for name, settings in recipe.variants.items():
+            gate = None
+            if settings["gate"]:
+                door = home / f"gate-{settings['gate']}"
+                gate = _gate(source, parts, settings, options, door)
+                texts[f"The gate, {settings['gate']}{suffix}"] = _read(door)["report"]
+            folder = home / name
+            _run(name, settings, source, parts, options, folder, gate)
+            for kind, result in _read(folder)["results"].items():
+                results[f"{name}{kind}"].append(result)
+            if table := _read(folder).get("importance"):
+                texts[f"What each attribute adds, {name}{suffix}"] = table
+            systems[name] = load_checkpoint(folder / "best.ckpt", "segmenter")
+            histories[f"{name}{suffix}"] = pd.read_csv(folder / "metrics.csv")
+            weights = read_checkpoint(folder / "last.ckpt")["recipe"]["weights"]
+            trainings[f"{name}{suffix}"] = training_facts(
+                histories[f"{name}{suffix}"], systems[name].network, weights
+            )
+        pictures.append(f"overlays-{number}.png")
+        if first_process():
+            chosen = choose_slices(source, parts[2])
+            draw_overlays(output / pictures[-1], source, chosen, systems)
+    if not first_process():
+        return
+    draw_curves(output / "curves.png", histories)
+    facts = {
+        "data": data_name,
+        "sizes": ", ".join(
+            f"{len(part)} {what} slices of {len({item.case for item in part})} patients"
+            for what, part in zip(PARTS, folds[0], strict=True)
+        ),
+        "size": shared["size"],
+        "split": options.split,
+        "folds": len(folds),
+        "seed": shared["seed"],
+        "smoke": options.smoke,
+        "spacing": source.spacing,
+        "pictures": pictures,
+    }
+    pooled = {name: pool(found) for name, found in results.items()}
+    write_report(output, recipe, facts, pooled, trainings, texts)
+
+
+def _run(
+    name: str,
+    settings: Settings,
+    source: Source,
+    parts: Parts,
+    options: argparse.Namespace,
+    folder: Path,
+    gate: PresenceClassifier | None,
+) -> None:
+    """Train and score one variant, unless that has been done."""
+    if (folder / "results.json").exists():
+        return
+    L.seed_everything(settings["seed"], workers=True, verbose=False)
+    system = Segmenter(_describe(settings, source, parts))
+    device = _fit(system, source, parts, options, folder, name)
+    test = _few(source, parts[2], options)
+    best = load_checkpoint(folder / "best.ckpt", "segmenter").to(device)
+    found: dict[str, Any] = {"results": {"": evaluate(best, source, test)}}
+    if best.recipe["columns"] and first_process():
+        repeats = 1 if options.smoke else 5
+        table = importance(best, source, test, repeats=repeats, seed=settings["seed"])
+        table = table.rename(columns={"fall": "fall of pooled Dice", "spread": "+-"})
+        found["importance"] = markdown_table(table.set_index("attribute"), {})
+    if gate is not None:
+        mode = "binary" if source.classes == 1 else "multiclass"
+        best.network = GatedSegmenter(gate.to(device), best.network, mode=mode).eval()
+        found["results"][", gated"] = evaluate(best, source, test)
+    _finish(folder, found)
+
+
+def _gate(
+    source: Source, parts: Parts, settings: Settings, options: argparse.Namespace, folder: Path
+) -> PresenceClassifier:
+    """Train the classifier of presence, unless that has been done."""
+    if not (folder / "results.json").exists():
+        settings = settings | {"epochs": settings["gate_epochs"] or settings["epochs"]}
+        L.seed_everything(settings["seed"], workers=True, verbose=False)
+        system = PresenceClassifier(_describe(settings, source, parts))
+        device = _fit(system, source, parts, options, folder, folder.name)
+        best = load_checkpoint(folder / "best.ckpt", "presence").to(device)
+        report = presence_report(best, source, _few(source, parts[2], options))
+        report = f"Weights at the start: {best.recipe['weights']}.\n\n```\n{report}```"
+        _finish(folder, {"report": report})
+    return load_checkpoint(folder / "best.ckpt", "presence")  # type: ignore[no-any-return]
+
+
+def _describe(settings: Settings, source: Source, parts: Parts) -> dict[str, Any]:
+    """Return what a system is made of, in plain types: it goes into the checkpoint."""
+    tumour = [source.tumour_part[item] for item in parts[0]]
+    if not any(tumour):
+        raise DataError(f"no tumour in the {len(tumour)} training slices")
+    present = sum(part > 0 for part in tumour)
+    part = sum(tumour) / len(tumour)
+    weigh = settings["pos_weight"]
+    return {
+        "settings": settings,
+        "channels": source.channels,
+        "classes": source.classes,
+        "columns": source.columns if settings["attributes"] else [],
+        "pos_weight": (1 - part) / part if weigh else None,
+        "gate_pos_weight": max(len(tumour) - present, 1) / present if weigh else None,
+        # Names and numbers of the slices, so that nobody tests on what was trained on.
+        "parts": {
+            name: [list(item) for item in part] for name, part in zip(PARTS, parts, strict=True)
+        },
+    }
+
+
+def _few(source: Source, items: list[Item], options: argparse.Namespace) -> list[Item]:
+    """In a smoke test, of two cases the four slices with most tumour."""
+    if not options.smoke:
+        return items
+    most = sorted(items, key=lambda item: source.tumour_part[item], reverse=True)
+    cases = sorted({item.case for item in items})[:2]
+    return [item for case in cases for item in [i for i in most if i.case == case][:4]]
+
+
+def make_trainer(options: argparse.Namespace, **more: Any) -> L.Trainer:
+    return L.Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        strategy=options.strategy,
+        precision=options.precision,
+        limit_train_batches=2 if options.smoke else None,
+        limit_val_batches=2 if options.smoke else None,
+        plugins=[WholeFiles()],
+        logger=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **more,
+    )
+
+
+def _fit(
+    system: System,
+    source: Source,
+    parts: Parts,
+    options: argparse.Namespace,
+    folder: Path,
+    name: str,
+) -> torch.device:
+    """Train to the end, from the last checkpoint if there is one; return where it ran."""
+    last = folder / "last.ckpt"
+    settings = system.settings
+    keep: dict[str, Any] = {
+        "dirpath": folder,
+        "enable_version_counter": False,
+        "save_on_train_epoch_end": True,
+    }
+    callbacks: list[L.Callback] = [
+        History(folder / "metrics.csv"),
+        ModelCheckpoint(
+            filename="best", monitor=system.monitor, mode="max", save_weights_only=True, **keep
+        ),
+        ModelCheckpoint(filename="last", **keep),
+    ]
+    if settings["patience"]:
+        callbacks.insert(
+            1, EarlyStopping(system.monitor, patience=settings["patience"], mode="max")
+        )
+    trainer = make_trainer(options, max_epochs=settings["epochs"], callbacks=callbacks)
+    data = RecipeData(source, parts[0], parts[1], settings, options.workers)
+    resume = None
+    if last.exists():
+        read_checkpoint(last)
+        resume = last
+    if first_process():
+        print(f"{name}: {f'going on from {last}' if resume else 'training'}", flush=True)
+    trainer.fit(system, datamodule=data, ckpt_path=resume, weights_only=True)
+    return trainer.strategy.root_device
+
+
+def first_process() -> bool:
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
+def _finish(folder: Path, found: dict[str, Any]) -> None:
+    """Say that this is done, to the other processes too."""
+    if first_process():
+        write_whole(folder / "results.json", json.dumps(found))
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]

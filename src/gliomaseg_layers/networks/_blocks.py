@@ -1,0 +1,48 @@
+"""What the networks share: their convolutions, and images of any size."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gliomaseg_layers.layers._dimensions import initialise, lay_out_as, make_norm
+
+
+def activated(convolution: nn.Module, channels: int) -> nn.Sequential:
+    """Return a convolution, a batch norm and a ReLU."""
+    return nn.Sequential(convolution, make_norm("batch", channels, 2), nn.ReLU())
+
+
+def convolve(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
+    """Return the same with a plain convolution."""
+    padding = kernel_size // 2
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
+    initialise(convolution)
+    return activated(convolution, out_channels)
+
+
+def convolve_twice(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return a U-Net's block, two 3 x 3 convolutions."""
+    return nn.Sequential(convolve(in_channels, out_channels), convolve(out_channels, out_channels))
+
+
+def pad(input: Tensor, step: int) -> Tensor:
+    """Repeat the last row and column until both sides are multiples of ``step``, two at least."""
+    if 0 in input.shape[2:]:
+        raise ValueError(f"`input` must have a pixel at least, got shape {tuple(input.shape)}")
+    height, width = input.shape[2:]
+    # Two, because a grid of one would be a program of its own where sizes are symbols, and because
+    # a batch norm wants several values. As a product, so that halves of it are known to be whole;
+    # of positive numbers, whose quotients ONNX rounds down too.
+    cells = (torch.sym_max((side + step - 1) // step, 2) for side in (height, width))
+    bottom, right = (count * step for count in cells)
+    # Repeated, not mirrored: a mirror needs an image longer than the padding.
+    return F.pad(input, (0, right - width, 0, bottom - height), mode="replicate")  # type: ignore[arg-type]
+
+
+def crop(output: Tensor, input: Tensor) -> Tensor:
+    """Cut off what :func:`pad` has added to ``input``."""
+    whole = output
+    for axis in (2, 3):
+        # Gathered: a slice asks whether it is the whole map, which no captured program knows.
+        output = output.index_select(axis, torch.arange(input.shape[axis], device=input.device))
+    return lay_out_as(output, whole)

@@ -1,0 +1,172 @@
+"""DeepLabv3+ that sees what is known of the patient beside the image."""
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gliomaseg_layers._checks import check_bool, check_int, check_not_negative, check_tensor
+from gliomaseg_layers.layers import ASPP, AttributeEncoder
+from gliomaseg_layers.layers._dimensions import check_count, check_features, lay_out_as, resize
+from gliomaseg_layers.networks._blocks import convolve, convolve_twice, crop, pad
+
+__all__ = ["AttributeDeepLab"]
+
+STRIDES = (8, 16, 32)
+
+
+class AttributeDeepLab(nn.Module):
+    """DeepLabv3+ of [WAN23] 3.2, with a map of the patient's attributes beside its features.
+
+    A timm encoder gives maps of a quarter of the image's grid (48 channels with the default) and of
+    1 / ``output_stride`` of it (528). An :class:`~gliomaseg_layers.AttributeEncoder` turns the
+    attributes into 3 channels, which are concatenated to the latter before
+    :class:`~gliomaseg_layers.ASPP`; the decoder of DeepLabv3+ merges the result with the former.
+    A patient without attributes gets a learned map instead.
+
+    Ours to choose: the "unknown" map; the ASPP's 256 channels and its rates 6, 12 and 18 (scaled
+    at another stride, to see as far); the decoder's widths, those of DeepLabv3+ (48 for the shallow
+    map, two 3 x 3 convolutions of 256).
+
+    Cost of ``AttributeDeepLab(attributes=20)`` on 256 x 256: 32,257,145 parameters, 12,899,028,352
+    multiply-adds.
+
+    Args:
+        encoder: a timm model with ``features_only`` and maps at the reductions 4 and
+            ``output_stride``; among several of the latter the deepest is taken. One whose stride
+            cannot be changed (swinv2, densenet) ends at the stage that has it; one of a fixed image
+            size takes only that, where timm's ``strict_img_size=False`` (as of swinv2) is no help.
+        classes: channels of the output.
+        attributes: length of the attribute vector; 0 for a plain DeepLabv3+.
+        in_channels: channels of the image.
+        pretrained: whether timm is to load the encoder's weights, which it downloads. The rest
+            starts at random, as He et al. for ReLU.
+        output_stride: 8, 16 or 32.
+
+    Shape:
+        ``(N, in_channels, H, W)`` and attributes ``(N, attributes)`` to logits
+        ``(N, classes, H, W)``. Rows of the attributes that hold a NaN count as unknown; so do all
+        without attributes. Any H and W from 1: the image is padded to a multiple of
+        ``output_stride``, two of them at least, below and on the right, by repeating its last row
+        and column, and the logits are cropped.
+
+    Raises:
+        ImportError: timm is not installed.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of its range, or an input has another shape.
+
+    Source: [WAN23] 3.2, after DeepLabv3+.
+
+    Example:
+        >>> import torch
+        >>> network = AttributeDeepLab("resnet18", attributes=20)
+        >>> images, attributes = torch.rand(2, 3, 64, 64), torch.rand(2, 20)
+        >>> network(images, attributes).shape, network(images).shape
+        (torch.Size([2, 1, 64, 64]), torch.Size([2, 1, 64, 64]))
+    """
+
+    def __init__(
+        self,
+        encoder: str = "regnetz_040",
+        classes: int = 1,
+        attributes: int = 0,
+        *,
+        in_channels: int = 3,
+        pretrained: bool = False,
+        output_stride: int = 16,
+    ) -> None:
+        super().__init__()
+        check_count("classes", classes)
+        check_int("attributes", attributes)
+        check_not_negative("attributes", attributes)
+        check_count("in_channels", in_channels)
+        check_bool("pretrained", pretrained)
+        if output_stride not in STRIDES:
+            raise ValueError(f"`output_stride` must be 8, 16 or 32, got {output_stride!r}")
+        self.in_channels = in_channels
+        self.output_stride = output_stride
+        self.encoder = _make_encoder(encoder, in_channels, pretrained, output_stride)
+        shallow, deep = self.encoder.feature_info.channels()
+        self.attribute_encoder = None
+        if attributes:
+            self.attribute_encoder = AttributeEncoder(attributes)
+            channels, size = self.attribute_encoder.out_channels, self.attribute_encoder.out_size
+            self.unknown = nn.Parameter(torch.zeros(1, channels, *size))
+            deep += channels
+        self.aspp = ASPP(deep, 256, [rate * 16 // output_stride for rate in (6, 12, 18)])
+        self.shallow = convolve(shallow, 48, 1)
+        self.decoder = convolve_twice(256 + 48, 256)
+        self.head = nn.Conv2d(256, classes, 1)
+
+    def forward(self, input: Tensor, attributes: Tensor | None = None) -> Tensor:
+        check_features("input", input, self.in_channels, 2)
+        image = pad(input, self.output_stride)
+        shallow, deep = self.encoder(image)
+        if getattr(self.encoder, "output_fmt", "NCHW") == "NHWC":
+            shallow, deep = shallow.permute(0, 3, 1, 2), deep.permute(0, 3, 1, 2)
+        if self.attribute_encoder is not None:
+            beside = self._attribute_map(self.attribute_encoder, attributes, deep)
+            deep = torch.cat([deep, lay_out_as(beside, deep)], 1)
+        elif attributes is not None:
+            raise ValueError("`attributes` must be None for a network made without attributes")
+        shallow = self.shallow(shallow)
+        features = torch.cat([shallow, resize(self.aspp(deep), shallow.shape[2:])], 1)
+        logits = self.head(self.decoder(features))
+        return crop(resize(logits, image.shape[2:]), input)
+
+    def _attribute_map(
+        self, encoder: AttributeEncoder, attributes: Tensor | None, deep: Tensor
+    ) -> Tensor:
+        """Return the map of every patient's attributes, or what stands for unknown ones."""
+        if attributes is None:
+            attributes = deep.new_full((deep.shape[0], encoder.in_features), torch.nan)
+        check_tensor("attributes", attributes)
+        missing = attributes.isnan()
+        known = encoder(attributes.masked_fill(missing, 0))
+        if known.shape[0] != deep.shape[0]:
+            raise ValueError(
+                f"`attributes` must have a row for each of {deep.shape[0]} images, "
+                f"got shape {tuple(attributes.shape)}"
+            )
+        chosen = torch.where(missing.any(1).view(-1, 1, 1, 1), self.unknown, known)
+        # Not `resize`, which asks whether the grid is the same: no captured program knows.
+        return F.interpolate(chosen.to(deep.dtype), deep.shape[2:], mode="bilinear")
+
+    def extra_repr(self) -> str:
+        return f"in_channels={self.in_channels}, output_stride={self.output_stride}"
+
+
+def _make_encoder(name: str, in_channels: int, pretrained: bool, output_stride: int) -> Any:
+    """Return timm's model with two maps, at the reductions 4 and ``output_stride``."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(
+            "AttributeDeepLab needs timm: pip install gliomaseg_layers[networks]"
+        ) from error
+    if not timm.is_model(name):
+        raise ValueError(f"`encoder` must be the name of a timm model, got {name!r}")
+    settings: dict[str, Any] = {"features_only": True, "in_chans": in_channels}
+    config = timm.get_pretrained_cfg(name)
+    free = {"strict_img_size": False} if config is not None and config.fixed_input_size else {}
+    # What a model takes, and which of its maps have which reduction, is known when it is built.
+    for wish in ({"output_stride": output_stride} | free, free):
+        with suppress(TypeError, AssertionError):
+            built: Any = timm.create_model(name, **settings, **wish)
+            settings |= wish
+            break
+    else:
+        built = timm.create_model(name, **settings)
+    reductions = built.feature_info.reduction()
+    indices = [
+        max((i for i, reduction in enumerate(reductions) if reduction == wanted), default=-1)
+        for wanted in (4, output_stride)
+    ]
+    if -1 in indices:
+        raise ValueError(
+            f"`encoder` must have feature maps at the reductions 4 and {output_stride}, "
+            f"got {name!r} with {reductions}"
+        )
+    return timm.create_model(name, pretrained=pretrained, out_indices=indices, **settings)

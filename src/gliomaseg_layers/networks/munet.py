@@ -1,0 +1,52 @@
+"""MU-Net: a U-Net that fuses by attention where it concatenated."""
+
+from collections.abc import Sequence
+
+from gliomaseg_layers.networks.unet import UNet
+
+__all__ = ["MUNet"]
+
+
+class MUNet(UNet):
+    """MU-Net of [ZHANG-MSF]: a U-Net with multi-scale fusion in place of its concatenations.
+
+    ``UNet(in_channels, classes, widths, fusion="msf")``: each of the decoder's levels weighs the
+    skip connection against the map from below by channel and spatial attention
+    (:class:`~gliomaseg_layers.MultiScaleFusion`), and its first convolution sees half as many
+    channels. The default image has two channels, T1 after contrast and T2-FLAIR.
+
+    Ours to choose: the widths, those of :class:`UNet`, and a transposed convolution before each
+    fusion, so that both maps have one grid and one width.
+
+    Cost of ``MUNet()`` on 256 x 256: 27,948,565 parameters, 38,474,535,424 multiply-adds. Cost of
+    ``MUNet.mini()`` on 256 x 256: 1,749,976 parameters, 2,427,597,472 multiply-adds.
+
+    Args:
+        in_channels: channels of the image.
+        classes: channels of the output.
+        widths: channels of every level, from the image's own grid down.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to logits ``(N, classes, H, W)``; any size and at random, as
+        :class:`UNet`.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of its range, or the input has another shape.
+
+    Source: [ZHANG-MSF].
+
+    Example:
+        >>> import torch
+        >>> t1c, t2f = torch.rand(2, 1, 1, 60, 60)
+        >>> MUNet.mini()(torch.cat([t1c, t2f], 1)).shape
+        torch.Size([1, 1, 60, 60])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 2,
+        classes: int = 1,
+        widths: Sequence[int] = (64, 128, 256, 512, 1024),
+    ) -> None:
+        super().__init__(in_channels, classes, widths, fusion="msf")

@@ -1,0 +1,411 @@
+"""Every recipe end to end in its smoke form: trained, killed, resumed, spread, scored and used."""
+
+import argparse
+import functools
+import json
+import operator
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import recipe_checkpoints
+import recipe_networks
+import recipe_systems
+from brats_standin import write_cases
+from lgg_data import DataError
+from recipe_checkpoints import load_checkpoint
+from recipe_data import split
+from recipe_evaluation import predict_items
+from recipe_prediction import load_predictor, predict
+from recipe_settings import PRESETS, read_recipe, recipe_names
+from recipe_sources import LggSource
+from recipes import main, make_parser, parse
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = ["--workers", "0", "--accelerator", "cpu"]
+
+
+def smoke(output: Path, name: str, *more: str) -> int:
+    return main(["train", name, "--smoke", *CPU, "--output", str(output), *more])
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("brats") / "cases"
+    write_cases(folder, cases=6, size=40, slices=9)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, lgg_folder: Path, cases: Path) -> Path:
+    """Each recipe, trained on real slices where there are some."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in recipe_names():
+        data = cases if name == "msfen" else lgg_folder
+        assert smoke(folder / name, name, "--data", str(data), "--patients", "5") == 0
+    return folder
+
+
+def checkpoint(runs: Path, recipe: str, variant: str, kind: str = "best") -> Path:
+    return runs / recipe / "fold-1" / variant / f"{kind}.ckpt"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_leaves_a_whole_report(runs: Path, name: str) -> None:
+    report = (runs / name / "report.md").read_text()
+    recipe = read_recipe(name, smoke=True)
+    assert recipe.title in report
+    assert "no patient is in more than one part" in report
+    pictures = [*(runs / name).glob("*.png")]
+    assert len(pictures) >= 3
+    for path in pictures:
+        assert f"]({path.name})" in report
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+    scores = pd.read_csv(runs / name / "scores.csv")
+    assert scores[["dice", "iou", "precision", "recall"]].stack().between(0, 1).all()
+    assert scores["hd95"].notna().any()
+    for variant in recipe.variants:
+        assert f"| {variant}, " in report
+        history = pd.read_csv(runs / name / "fold-1" / variant / "metrics.csv")
+        wanted = ["epoch", "seconds", "train_loss", "val_loss", "val_accuracy", "val_macc"]
+        assert history[[*wanted, "val_miou", "val_dice"]].notna().all().all()
+        for kind in ("best", "last"):
+            saved = torch.load(checkpoint(runs, name, variant, kind), weights_only=True)
+            assert saved["recipe"]["settings"] == recipe.variants[variant]
+
+
+def test_what_only_some_reports_hold(runs: Path) -> None:
+    reports = {name: (runs / name / "report.md").read_text() for name in recipe_names()}
+    assert "f1-score" in reports["lgg-gate"]
+    assert "| u-net, gated, tumour |" in reports["lgg-gate"]
+    for name in ("age_at_initial_pathologic", "slice position"):
+        assert name in reports["attribute-deeplab"].split("What each attribute adds")[1]
+    for text in ("enhancing tumour", "in mm", "0 to 5 mm", "| msfen - fcn |", "2 folds"):
+        assert text in reports["msfen"]
+
+
+def test_the_gate_weighs_slices_and_the_segmenter_pixels(runs: Path, lgg_folder: Path) -> None:
+    recipe = load_checkpoint(checkpoint(runs, "lgg-gate", "u-net"), "segmenter").recipe
+    source = LggSource(lgg_folder, recipe["settings"], 5)
+    items = list(source.tumour_part)
+    training = split(items, recipe["settings"]["parts"], 1, 23, by_patient=True)[0][0]
+    masks = [np.asarray(Image.open(source.slices[item].mask)) > 0 for item in training]
+    tumour = np.mean(masks)
+    present = np.mean([mask.any() for mask in masks])
+    assert recipe["pos_weight"] == pytest.approx((1 - tumour) / tumour)
+    assert recipe["gate_pos_weight"] == pytest.approx((1 - present) / present)
+
+
+def test_resumes_where_it_was_killed(standin: Path, tmp_path: Path) -> None:
+    """Killed in the middle, a run goes on to what it would have come to."""
+    more = ["--data", str(standin), "--set", "epochs=12", "cosine=true", "flip=true"]
+    assert smoke(tmp_path / "whole", "mu-net", *more) == 0
+    command = [sys.executable, "examples/recipes.py", "train", "mu-net", "--smoke", *CPU, *more]
+    running = subprocess.Popen(
+        [*command, "--output", tmp_path / "killed"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    last = checkpoint(tmp_path, "killed", "mu-net", "last")
+    while not last.exists() and running.poll() is None:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    epoch = torch.load(last, weights_only=True)["epoch"] + 1
+    assert epoch < 12
+    assert not (tmp_path / "killed" / "report.md").exists()
+    assert smoke(tmp_path / "killed", "mu-net", *more) == 1
+    assert smoke(tmp_path / "killed", "mu-net", *more, "--epochs", "13", "--resume") == 1
+    assert smoke(tmp_path / "killed", "mu-net", *more, "--resume") == 0
+    for variant in ("mu-net", "u-net"):
+        whole, killed = (
+            pd.read_csv(tmp_path / name / "fold-1" / variant / "metrics.csv").drop(
+                columns="seconds"
+            )
+            for name in ("whole", "killed")
+        )
+        pd.testing.assert_frame_equal(whole, killed)
+    whole, killed = ((tmp_path / name / "scores.csv").read_text() for name in ("whole", "killed"))
+    assert whole == killed
+    results = tmp_path / "killed" / "fold-1" / "u-net" / "results.json"
+    results.unlink()
+    last = checkpoint(tmp_path, "killed", "u-net", "last")
+    last.write_bytes(last.read_bytes()[:1000])
+    assert smoke(tmp_path / "killed", "mu-net", *more, "--resume") == 1
+
+
+def test_the_ramp_goes_on_too(standin: Path, tmp_path: Path, monkeypatch) -> None:
+    """gamma, which no checkpoint of the loss holds, is raised from where it was."""
+    seen: list[float] = []
+    step = recipe_systems.WeightRamp.step
+    monkeypatch.setattr(
+        recipe_systems.WeightRamp,
+        "step",
+        lambda ramp: (seen.append(ramp.last_value), step(ramp))[1],
+    )
+
+    def stop(*_: object) -> None:
+        raise DataError("stopped")
+
+    more = ["--data", str(standin), "--epochs", "4"]
+    with monkeypatch.context() as patch:
+        save = recipe_checkpoints.History.on_train_epoch_start
+        patch.setattr(
+            recipe_checkpoints.History,
+            "on_train_epoch_start",
+            lambda self, trainer, module: (
+                stop() if trainer.current_epoch == 2 else save(self, trainer, module)
+            ),
+        )
+        assert smoke(tmp_path / "a", "attribute-deeplab", *more) == 1
+    assert smoke(tmp_path / "a", "attribute-deeplab", *more, "--resume") == 0
+    assert seen == pytest.approx([0, 0, 1 / 3, 2 / 3, 1, 1, 1, 1])
+
+
+def run_apart(*arguments: object) -> str:
+    command = [sys.executable, "examples/recipes.py", *map(str, arguments), *CPU]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_processes_score_as_one_does(runs: Path, cases: Path, tmp_path: Path) -> None:
+    more = ["--data", cases, "--part", "training", "--output"]
+    evaluate = ["evaluate", checkpoint(runs, "msfen", "msfen"), *more]
+    assert main([*map(str, evaluate), str(tmp_path / "1.json"), *CPU]) == 0
+    run_apart(*evaluate, tmp_path / "2.json", "--devices", 2, "--strategy", "ddp")
+    one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2))
+    assert len(one["smoothed"]) % 2  # does not go into two halves
+    assert one["pixels"] == pytest.approx(two["pixels"])
+    assert one["roc"] == two["roc"]
+    for rows in ("cases", "slices", "smoothed"):
+        assert sorted(map(str, one[rows])) == sorted(map(str, two[rows]))
+
+
+def test_two_processes_train(standin: Path, tmp_path: Path) -> None:
+    run_apart(
+        *("train", "mu-net", "--smoke", "--data", standin, "--output", tmp_path / "a"),
+        *("--devices", 2, "--strategy", "ddp"),
+    )
+    assert (tmp_path / "a" / "report.md").is_file()
+    history = pd.read_csv(tmp_path / "a" / "fold-1" / "u-net" / "metrics.csv")
+    assert len(history) == 1
+
+
+@pytest.mark.parametrize("by_patient", [True, False])
+@pytest.mark.parametrize("folds", [1, 3])
+def test_splits_keep_apart_what_they_should(standin: Path, by_patient: bool, folds: int) -> None:
+    items = list(LggSource(standin, read_recipe("lgg-gate").shared).tumour_part)
+    parts = split(items, (0.6, 0.2, 0.2), folds, 23, by_patient=by_patient)
+    assert len(parts) == folds
+    for three in parts:
+        assert sorted(functools.reduce(operator.iadd, three, [])) == sorted(items)
+        patients = [{item.case for item in part} for part in three]
+        apart = sum(map(len, patients)) == len(set.union(*patients))
+        assert apart == by_patient
+    tested = [item for *_, test in parts for item in test]
+    assert len(tested) == len(set(tested))
+    if folds > 1:
+        assert sorted(tested) == sorted(items)
+    assert parts == split(items, (0.6, 0.2, 0.2), folds, 23, by_patient=by_patient)
+    assert parts != split(items, (0.6, 0.2, 0.2), folds, 24, by_patient=by_patient)
+
+
+def test_a_split_by_slice_is_called_leaky(standin: Path, tmp_path: Path) -> None:
+    assert smoke(tmp_path / "a", "mu-net", "--data", str(standin), "--split", "slice") == 0
+    assert "LEAKY" in (tmp_path / "a" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_group_of_variants_can_be_read(name: str) -> None:
+    groups = tomllib.loads(PRESETS.read_text())[name]["compare"]
+    assert "networks" in groups
+    for group in groups:
+        assert list(read_recipe(name, compare=group).variants) == list(groups[group])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["sise=32"], "no setting 'sise': there are title, data"),
+        (["size=big"], "'size' must be int, got 'big'"),
+        (["size=0"], "'size' must be positive"),
+        (["alpha=true"], "'alpha' must be float, got True"),
+        (["network=v-net"], "'network' must be one of u-net"),
+        (["parts=[0.5,0.5]"], "'parts' must be three"),
+        (["channels=[3]"], "'channels' must be of 0, 1 and 2"),
+        (["data=brats", "contrast=0.1"], "'contrast' is for slices"),
+        (["saturation=0.1"], "'saturation' needs three channels"),
+        (["data=brats", "attributes=true"], "'attributes' come from"),
+        (["size"], "--set takes <setting>=<value>"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(changes: list[str], expected: str) -> None:
+    with pytest.raises(DataError, match=f"^{re.escape(expected)}"):
+        read_recipe("mu-net", changes=changes)
+
+
+def test_a_users_own_presets(tmp_path: Path, standin: Path, capsys) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(
+        '[mine]\nnetwork = "u-net-mini"\n[mine.compare.loss]\na = {}\nb = {beta = 0.0}\n'
+    )
+    more = ["--presets", str(own), "--data", str(standin), "--compare", "loss"]
+    assert smoke(tmp_path / "a", "mine", *more) == 0
+    assert "| b, tumour |" in capsys.readouterr().out
+    for name, expected in (("mu-net", "it has mine"), ("mine", "it has loss")):
+        assert smoke(tmp_path / "b", name, *more[:-1], "colour") == 1
+        assert expected in capsys.readouterr().err
+    own.write_text("[mine")
+    assert smoke(tmp_path / "b", "mine", *more) == 1
+    assert "unreadable settings" in capsys.readouterr().err
+
+
+def test_without_pretrained_weights_random_ones_are_used(monkeypatch) -> None:
+    made = recipe_networks.networks.AttributeDeepLab
+
+    def offline(*arguments: object, pretrained: bool, **more: object) -> torch.nn.Module:
+        if pretrained:
+            raise OSError("no route to host")
+        return made(*arguments, pretrained=False, **more)
+
+    monkeypatch.setattr(recipe_networks.networks, "AttributeDeepLab", offline)
+    settings = read_recipe("attribute-deeplab", smoke=True, changes=["pretrained=true"]).shared
+    recipe = {"settings": settings, "channels": 3, "classes": 1, "columns": [], "pos_weight": None}
+    with pytest.warns(UserWarning, match="random ones instead"):
+        assert recipe_systems.Segmenter(recipe).recipe["weights"] == "random"
+
+
+def test_predicts_images_of_any_size_in_their_format(runs: Path, tmp_path: Path) -> None:
+    system = load_predictor(
+        checkpoint(runs, "lgg-gate", "u-net"), checkpoint(runs, "lgg-gate", "gate-resnet18")
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    (tmp_path / "in").mkdir()
+    for name in ("a.tif", "b.png", "c.jpg"):
+        Image.fromarray(pixels).save(tmp_path / "in" / name)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "in" / "a_mask.tif")
+    for tiles in (False, True):
+        written = predict(system, tmp_path / "in", tmp_path / f"out{tiles}", tiles=tiles)
+        masks = sorted(path.name for path in written if "_mask" in path.name)
+        assert masks == ["a_mask.tif", "b_mask.png", "c_mask.png"]
+        with Image.open(written[0]) as mask, Image.open(written[1]) as probability:
+            assert mask.size == probability.size == (90, 70)
+            assert set(np.unique(mask)) <= {0, 255}
+            np.testing.assert_array_equal(np.asarray(mask) > 0, np.asarray(probability) > 0.5)
+    with pytest.raises(DataError, match=r"exists already: .*a_mask\.tif"):
+        predict(system, tmp_path / "in", tmp_path / "outTrue")
+    predict(system, tmp_path / "in", tmp_path / "outTrue", force=True)
+    with pytest.raises(DataError, match="no such file or folder"):
+        predict(system, tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_predicts_as_it_is_scored(runs: Path, lgg_folder: Path, tmp_path: Path) -> None:
+    """A slice of the data, with its attributes, gives what evaluation sees."""
+    system = load_predictor(checkpoint(runs, "attribute-deeplab", "attribute-deeplab"), None)
+    source = LggSource(lgg_folder, system.settings, 5, system.recipe["columns"])
+    item = next(item for item, part in source.tumour_part.items() if part)
+    expected, _ = predict_items(system, source, [item])
+    path = source.slices[item].image
+    with torch.no_grad():
+        _, written, _ = predict(system, path, tmp_path / "a")
+    with Image.open(written) as file:
+        found = torch.from_numpy(np.array(file))[None, None]
+    resized = torch.nn.functional.interpolate(
+        expected[:, 1:], found.shape[2:], mode="bilinear", align_corners=False
+    )
+    torch.testing.assert_close(found, resized, atol=1e-5, rtol=1e-5)
+    # Somewhere else nobody is known.
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / path.name).write_bytes(path.read_bytes())
+    _, other, _ = predict(system, tmp_path / "b", tmp_path / "c")
+    with Image.open(other) as file:
+        assert np.abs(np.array(file) - found[0, 0].numpy()).max() > 1e-6
+
+
+@pytest.mark.parametrize("year", [2021, 2023])
+def test_predicts_cases_on_their_own_grid(runs: Path, tmp_path: Path, year: int) -> None:
+    write_cases(tmp_path / "in", cases=2, size=28, slices=5, year=year)
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    for path in tmp_path.glob("in/*/*.nii.gz"):
+        nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), affine), path)
+        if "seg" in path.name:
+            path.unlink()
+    system = load_predictor(checkpoint(runs, "msfen", "msfen"), None)
+    written = predict(system, tmp_path / "in", tmp_path / "out")
+    assert [path.name.split("_")[-1] for path in written[:3]] == [
+        "seg.nii.gz",
+        "probabilities.nii.gz",
+        "overlay.png",
+    ]
+    labels, probs = (nib.load(path) for path in written[:2])
+    assert labels.shape == (28, 28, 5)
+    assert probs.shape == (28, 28, 5, 4)
+    for file in (labels, probs):
+        np.testing.assert_array_equal(file.affine, affine)
+        np.testing.assert_allclose(file.header.get_zooms()[:3], (1, 1, 2))
+    values = np.asarray(labels.dataobj)
+    assert labels.get_data_dtype() == np.uint8
+    assert set(np.unique(values)) <= {0, 1, 2, 4 if year == 2021 else 3}
+    np.testing.assert_array_equal(
+        np.where(values == 4, 3, values), np.asarray(probs.dataobj).argmax(-1)
+    )
+    np.testing.assert_allclose(np.asarray(probs.dataobj).sum(-1), 1, atol=1e-5)
+
+
+def test_foreign_checkpoints_are_refused_in_one_line(
+    runs: Path, cases: Path, tmp_path: Path, capsys
+) -> None:
+    good = checkpoint(runs, "msfen", "msfen")
+    foreign = {
+        "text": b"no checkpoint",
+        "empty": b"",
+        "cut": good.read_bytes()[:-2000],
+    }
+    for name, content in foreign.items():
+        (tmp_path / name).write_bytes(content)
+    torch.save({"state_dict": {}}, tmp_path / "other")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module")
+    saved = torch.load(good, weights_only=True)
+    saved["state_dict"].popitem()
+    torch.save(saved, tmp_path / "less")
+    gate = checkpoint(runs, "lgg-gate", "gate-resnet18")
+    paths = [*(tmp_path / name for name in (*foreign, "other", "module", "less", "nowhere")), gate]
+    for path in paths:
+        options = ["predict", str(path), str(cases), "--output", str(tmp_path / "out")]
+        assert main([*options, "--accelerator", "cpu"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("recipes: ")
+        assert str(path) in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_option_has_help() -> None:
+    parser = make_parser()
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    actions = [action for one in commands.choices.values() for action in one._actions]
+    assert len(actions) > 30
+    assert [action.dest for action in actions if not action.help] == []
+
+
+def test_bad_options_are_refused(tmp_path: Path, capsys) -> None:
+    for option in ("--devices", "--patients", "--epochs", "--folds"):
+        with pytest.raises(SystemExit):
+            parse(["train", "mu-net", option, "0"])
+        assert f"{option} must be 1 or more" in capsys.readouterr().err
+    assert smoke(tmp_path / "a", "mu-net", "--data", str(tmp_path / "nowhere")) == 1
+    assert "no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
