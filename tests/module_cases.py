@@ -53,6 +53,7 @@ if importlib.util.find_spec("timm"):
 MODULES = LAYERS | NETWORKS
 SIZES = {2: (9, 12), 3: (5, 7, 6)}
 
+every_dims = pytest.mark.parametrize("dims", [2, 3])
 every_name = pytest.mark.parametrize("name", MODULES)
 every_module = pytest.mark.parametrize(
     ("name", "dims"),

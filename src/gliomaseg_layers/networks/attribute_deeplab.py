@@ -52,6 +52,9 @@ class AttributeDeepLab(nn.Module):
         ``output_stride``, two of them at least, below and on the right, by repeating its last row
         and column, and the logits are cropped.
 
+        Exports for any size with encoders that do: regnetz, resnet, repvgg and xception. swinv2 and
+        the models named tf_ fix the size, in timm.
+
     Raises:
         ImportError: timm is not installed.
         TypeError: an argument has the wrong type.
