@@ -4,6 +4,7 @@ The playground's page runs these models: what it shows is computed by the librar
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -14,8 +15,10 @@ from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gliomaseg_layers._checks import FORMULATIONS
+from gliomaseg_layers.functional import box_sum
 from gliomaseg_layers.functional.outlier_region import DEFAULT_LEVELS, outlier_terms
 from gliomaseg_layers.functional.region_density import outlier_weights_of
+from noise_image import noise_test
 
 # ONNX has no log-sigmoid of its own: log(sigmoid(x)) would be infinite where torch's is -x.
 ATEN = torch.ops.aten
@@ -23,18 +26,18 @@ STABLE = get_decompositions([ATEN.binary_cross_entropy_with_logits, ATEN.log_sig
 WINDOWS = ((3, 9), (5, 15), (7, 21), (9, 31))
 SIZE = 100
 INPUTS = ("logits", "target", "area", "gap", "smooth", "strength", "share")
-OUTPUTS = ("flag", "loss", "loss_gradient", "term_gradient")
+OUTPUTS = ("flag", "loss", "term", "loss_gradient", "term_gradient")
 
 
 def maps_of(inner: int, outer: int) -> Callable[..., tuple[Tensor, ...]]:
     """Return the function that is exported: maps ``(4, H, W)``, one for each of FORMULATIONS.
 
-    ``flag`` is the weight w, or the density D in "paper"; ``loss`` the loss of each pixel; the
-    gradients are those of the sums of the loss, and of what it adds to the cross-entropy.
+    ``flag`` is the weight w, or the density D in "paper"; ``loss`` the loss of each pixel;
+    ``term`` what it adds to the cross-entropy; the gradients are those of the two maps' sums.
     ``area`` is the ``threshold`` of the weight, ``gap`` that of the density.
     """
 
-    def maps(
+    def all_maps(
         logits: Tensor,
         target: Tensor,
         area: Tensor,
@@ -74,10 +77,11 @@ def maps_of(inner: int, outer: int) -> Callable[..., tuple[Tensor, ...]]:
             loss = terms.cross_entropy + terms.extra
             (slope,) = torch.autograd.grad(loss.sum(), z, retain_graph=True)
             (term_slope,) = torch.autograd.grad(terms.extra.sum(), z)
-            rows.append([values.detach()[0, 0] for values in (flag, loss, slope, term_slope)])
+            maps = (flag, loss, terms.extra, slope, term_slope)
+            rows.append([values.detach()[0, 0] for values in maps])
         return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 
-    return maps
+    return all_maps
 
 
 def captured(inner: int, outer: int, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
@@ -111,10 +115,42 @@ def export(folder: Path) -> None:
         program.save(folder / f"outlier_region_{inner}_{outer}.onnx")
 
 
+def presets() -> dict[str, tuple[Tensor, Tensor]]:
+    """Return pictures to start from: what is predicted, and what is true."""
+    noise, region = noise_test()
+    generator = torch.Generator().manual_seed(23)
+    row, column = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    ragged = box_sum(torch.randn(1, 1, SIZE, SIZE, generator=generator), 9) / 9
+    distance = ((row - 42) / 22) ** 2 + ((column - 55) / 16) ** 2
+    lesion = (distance + 0.35 * ragged < 1).float()
+    # Islands as networks leave them, near and far, a hole, and a true one that is as small.
+    islands = lesion.clone()
+    for top, left, height, width in ((8, 12, 4, 5), (80, 20, 6, 6), (88, 70, 2, 9), (14, 86, 3, 3)):
+        islands[..., top : top + height, left : left + width] = 1
+    islands[..., 40:43, 52:56] = 0
+    small = torch.zeros_like(lesion)
+    small[..., 74:79, 84:89] = 1
+    return {
+        "figure 9": (noise, region),
+        "lesion": (torch.maximum(islands, small), torch.maximum(lesion, small)),
+    }
+
+
+def write_presets(path: Path) -> None:
+    """Write the indices of the white pixels of every preset."""
+    white = {
+        name: [image.flatten().nonzero().flatten().tolist() for image in pair]
+        for name, pair in presets().items()
+    }
+    path.write_text(json.dumps(white))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    export(parser.parse_args(arguments).folder)
+    folder = parser.parse_args(arguments).folder
+    export(folder)
+    write_presets(folder / "presets.json")
 
 
 if __name__ == "__main__":
