@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from gliomaseg_layers.functional import density_map, outlier_weight
 from noise_image import noise_test
 from paper_formulation import extra_term
 
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gliomaseg_layers",
     "font.family": "sans-serif",
@@ -31,7 +32,7 @@ STYLE = {
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "xeon.json"
 
 
-def save(figure: plt.Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
@@ -98,7 +99,9 @@ def draw_descent(path: Path) -> None:
     frames = []
     for step in range(49):
         if step % 2 == 0:
-            frames.append((step, {k: z.detach().sigmoid()[0, 0].numpy() for k, z in logits.items()}))
+            frames.append(
+                (step, {k: z.detach().sigmoid()[0, 0].numpy() for k, z in logits.items()})
+            )
         optimizer.zero_grad()
         for name, z in logits.items():
             extra_term(z, target, name).backward()  # type: ignore[no-untyped-call]
@@ -109,12 +112,11 @@ def draw_descent(path: Path) -> None:
         shown.append(axis.imshow(frames[0][1][name], cmap="gray", vmin=0, vmax=1))
         axis.set(xticks=[], yticks=[], title=f"“{name}”")
 
-    def advance(frame: tuple[int, dict[str, Any]]) -> list[object]:
+    def advance(frame: tuple[int, dict[str, Any]]) -> None:
         step, probs = frame
         figure.suptitle(f"descent on what the loss adds to the cross-entropy, step {step}", size=10)
         for picture, name in zip(shown, names, strict=True):
             picture.set_data(probs[name])
-        return []
 
     film = [frames[0]] * 4 + frames + [frames[-1]] * 8
     with plt.rc_context({"savefig.transparent": False}):

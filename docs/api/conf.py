@@ -113,7 +113,15 @@ html_copy_source = False
 mathjax_path = "../../generated/mathjax/tex-svg.js"
 
 
-def name_array_like(app: Any, what: str, name: str, obj: object, options: Any, signature: str | None, result: str | None) -> tuple[str | None, str | None]:
+def name_array_like(
+    app: Any,
+    what: str,
+    name: str,
+    obj: object,
+    options: Any,
+    signature: str | None,
+    result: str | None,
+) -> tuple[str | None, str | None]:
     """Write ArrayLike where autodoc writes the union that it is."""
     union = stringify_annotation(ArrayLike, "smart")
     return signature and signature.replace(union, "~numpy.typing.ArrayLike"), result

@@ -31,9 +31,9 @@ function colour(stops, share) {
 
 const MAPS = [
   { id: "prediction", title: "Prediction: paint here", paint: true, values: () => painted.prediction, stops: GREY, range: () => [0, 1] },
+  { id: "truth", title: "Truth: paint here", paint: true, values: () => painted.truth, stops: GREY, range: () => [0, 1] },
   { id: "paper-logits", title: "Paper: the prediction as it descends", values: () => probabilities("paper"), stops: GREY, range: () => [0, 1] },
   { id: "ours-logits", title: "Ours: the prediction as it descends", values: () => probabilities("ours"), stops: GREY, range: () => [0, 1] },
-  { id: "truth", title: "Truth: paint here", paint: true, values: () => painted.truth, stops: GREY, range: () => [0, 1] },
   { id: "paper-flag", title: "Paper: density D", values: () => sides.paper.maps.flag, stops: VIRIDIS, range: unsigned },
   { id: "ours-flag", title: "Ours: weight w", values: () => sides.ours.maps.flag, stops: VIRIDIS, range: () => [0, 1] },
   { id: "paper-map", title: "Paper: ", values: () => sides.paper.maps[find("pg-map").value], stops: SIGNED, range: signed },
@@ -108,7 +108,7 @@ async function run(side) {
 let working = null;
 function update() {
   if (working) { pending = true; return working; }
-  find("playground").setAttribute("aria-busy", "true");
+  find("pg").setAttribute("aria-busy", "true");
   working = (async () => {
     do {
       pending = false;
@@ -117,7 +117,7 @@ function update() {
     } while (pending);
     working = null;
     draw();
-    find("playground").setAttribute("aria-busy", String(descent !== null));
+    find("pg").setAttribute("aria-busy", String(descent !== null));
   })();
   return working;
 }
@@ -138,7 +138,7 @@ async function descend() {
   await restart();
   const mine = descent = { paper: [black(), black()], ours: [black(), black()] };
   find("pg-descend").textContent = "Stop";
-  find("playground").setAttribute("aria-busy", "true");
+  find("pg").setAttribute("aria-busy", "true");
   let step = 0;
   while (descent === mine && step < STEPS) {
     step += 1;
@@ -162,7 +162,7 @@ async function descend() {
   }
   if (descent === mine) descent = null;
   find("pg-descend").textContent = "Descend";
-  find("playground").setAttribute("aria-busy", "false");
+  find("pg").setAttribute("aria-busy", "false");
 }
 
 function paint(image, row, column) {
@@ -217,7 +217,7 @@ function defaults() {
 }
 
 function showNumbers() {
-  for (const input of document.querySelectorAll("#playground input[type=range]")) {
+  for (const input of document.querySelectorAll("#pg input[type=range]")) {
     input.parentElement.querySelector("output").textContent = short(number(input.id));
   }
 }
@@ -240,7 +240,9 @@ function build() {
     map.canvas.setAttribute("aria-label", `${map.title.replace(/: $/, ": map")}, ${SIZE} by ${SIZE} pixels`);
     map.canvas.classList.toggle("pg-paint", Boolean(map.paint));
     map.caption = document.createElement("figcaption");
+    figure.className = map.paint ? "pg-own" : `pg-${map.id.split("-")[0]}`;
     figure.append(map.canvas, map.caption);
+    if (map.id === "paper-map") find("pg-maps").append(find("pg-legend"));
     find("pg-maps").append(figure);
     listen(map);
   }

@@ -7,6 +7,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -22,7 +23,7 @@ from noise_image import noise_test
 
 # ONNX has no log-sigmoid of its own: log(sigmoid(x)) would be infinite where torch's is -x.
 ATEN = torch.ops.aten
-STABLE = get_decompositions([ATEN.binary_cross_entropy_with_logits, ATEN.log_sigmoid_forward])
+STABLE: Any = get_decompositions([ATEN.binary_cross_entropy_with_logits, ATEN.log_sigmoid_forward])
 WINDOWS = ((3, 9), (5, 15), (7, 21), (9, 31))
 SIZE = 100
 INPUTS = ("logits", "target", "area", "gap", "smooth", "strength", "share")
