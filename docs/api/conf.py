@@ -35,12 +35,13 @@ napoleon_custom_sections = ["Shape"]
 napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 
+exclude_patterns = ["_build"]
 # A name is documented, and counted by the coverage, where users import it from.
 PUBLIC = ["gliomaseg_layers.functional", "gliomaseg_layers.metrics", "gliomaseg_layers"]
 if importlib.util.find_spec("gliomaseg_layers.networks"):
     PUBLIC.append("gliomaseg_layers.networks")
 else:
-    exclude_patterns = ["networks.rst"]
+    exclude_patterns.append("networks.rst")
 for home in PUBLIC:
     module = importlib.import_module(home)
     for name in module.__all__:
@@ -88,7 +89,7 @@ OTHERS = {
         },
     ),
 }
-INVENTORIES = Path(__file__).parents[1] / "generated" / "inventories"
+INVENTORIES = Path(__file__).parent / "_build" / "inventories"
 INVENTORIES.mkdir(parents=True, exist_ok=True)
 intersphinx_mapping = {}
 for other, (address, pages) in OTHERS.items():
@@ -110,7 +111,7 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#9fa8da", "color-brand-content": "#9fa8da"},
 }
 html_copy_source = False
-mathjax_path = "../../generated/mathjax/tex-svg.js"
+mathjax_path = "../../generated/mathjax/es5/tex-svg.js"
 
 
 def name_array_like(

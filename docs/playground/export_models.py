@@ -126,7 +126,8 @@ def presets() -> dict[str, tuple[Tensor, Tensor]]:
     lesion = (distance + 0.35 * ragged < 1).float()
     # Islands as networks leave them, near and far, a hole, and a true one that is as small.
     islands = lesion.clone()
-    for top, left, height, width in ((8, 12, 4, 5), (80, 20, 6, 6), (88, 70, 2, 9), (14, 86, 3, 3)):
+    specks = ((8, 12, 4, 5), (80, 20, 6, 6), (88, 70, 2, 9), (14, 86, 3, 3), (38, 77, 4, 4))
+    for top, left, height, width in specks:
         islands[..., top : top + height, left : left + width] = 1
     islands[..., 40:43, 52:56] = 0
     small = torch.zeros_like(lesion)
