@@ -111,6 +111,7 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#9fa8da", "color-brand-content": "#9fa8da"},
 }
 html_copy_source = False
+html_favicon = "../images/icon.svg"
 mathjax_path = "../../generated/mathjax/es5/tex-svg.js"
 
 

@@ -1,9 +1,5 @@
 """The playground computes what the library computes, and a browser can work it."""
 
-import functools
-import threading
-from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -11,14 +7,13 @@ import torch
 from torch import Tensor
 
 import export_models
-from conftest import SITE, browser
+from conftest import SITE
 from gliomaseg_layers._checks import FORMULATIONS
 from gliomaseg_layers.functional import density_map, outlier_region_loss, outlier_weight
 from gliomaseg_layers.functional.outlier_region import DEFAULT_LEVELS
 from noise_image import descend, noise_test
 
 onnxruntime = pytest.importorskip("onnxruntime")
-playwright = pytest.importorskip("playwright.sync_api")
 
 needs_site = pytest.mark.skipif(
     not (SITE / "generated" / "models").exists(), reason="no site: run `make docs`"
@@ -87,44 +82,11 @@ def test_models_equal_the_public_functions(
                 )
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    handler = functools.partial(QuietHandler, directory=str(SITE))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 @pytest.fixture
-def page(address: str) -> Iterator[Any]:
-    """Open the playground; fail on anything that its console or the network complains of."""
-    if browser() is None:
-        pytest.skip("no browser: Debian's is `apt install chromium`")
-    complaints: list[str] = []
-    with playwright.sync_playwright() as tool:
-        chromium = tool.chromium.launch(executable_path=browser(), args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": 1280, "height": 1000})
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(request.url))
-        page.on(
-            "request",
-            lambda request: (
-                request.url.startswith((address, "data:", "blob:"))
-                or complaints.append(f"from outside: {request.url}")
-            ),
-        )
-        page.goto(f"{address}/playground/")
-        page.wait_for_function("document.getElementById('pg-status').textContent === 'Ready.'")
-        yield page
-        chromium.close()
-    assert complaints == []
+def playground(page: Any, address: str) -> Any:
+    page.goto(f"{address}/playground/")
+    page.wait_for_function("document.getElementById('pg-status').textContent === 'Ready.'")
+    return page
 
 
 def settle(page: Any, timeout: float = 30_000) -> None:
@@ -171,45 +133,45 @@ def check_pixel(
 
 
 @needs_site
-def test_paint_and_move_a_slider(page: Any) -> None:
+def test_paint_and_move_a_slider(playground: Any) -> None:
     image, target = noise_test()
     image[..., 48:53, 10:15] = 1  # the brush is 5 px wide
-    point(page, 50, 12)
-    page.mouse.down()
-    page.mouse.up()
-    settle(page)
-    check_pixel(page, (2 * image - 1) * 6, target, (50, 12))
-    set_range(page, "area", 30)
-    set_range(page, "smooth", 0.5)  # a power of ten
-    set_range(page, "pg-confidence", 4)
-    check_pixel(page, (2 * image - 1) * 4, target, (50, 12), area=30.0, smooth=10**0.5)
-    assert shown(page, NAMES["flag"], "ours") > 0
+    point(playground, 50, 12)
+    playground.mouse.down()
+    playground.mouse.up()
+    settle(playground)
+    check_pixel(playground, (2 * image - 1) * 6, target, (50, 12))
+    set_range(playground, "area", 30)
+    set_range(playground, "smooth", 0.5)  # a power of ten
+    set_range(playground, "pg-confidence", 4)
+    check_pixel(playground, (2 * image - 1) * 4, target, (50, 12), area=30.0, smooth=10**0.5)
+    assert shown(playground, NAMES["flag"], "ours") > 0
 
 
 @needs_site
-def test_truth_and_keyboard(page: Any) -> None:
+def test_truth_and_keyboard(playground: Any) -> None:
     image, target = noise_test()
-    page.locator("#pg-truth").focus()
+    playground.locator("#pg-truth").focus()
     for _ in range(10):
-        page.keyboard.press("ArrowUp")
+        playground.keyboard.press("ArrowUp")
     for _ in range(45):
-        page.keyboard.press("ArrowLeft")
-    page.keyboard.press(" ")
-    settle(page)
+        playground.keyboard.press("ArrowLeft")
+    playground.keyboard.press(" ")
+    settle(playground)
     target[..., 38:43, 3:8] = 1
-    check_pixel(page, (2 * image - 1) * 6, target, (40, 5))
+    check_pixel(playground, (2 * image - 1) * 6, target, (40, 5))
 
 
 @needs_site
-def test_descent_is_the_one_of_the_example(page: Any) -> None:
+def test_descent_is_the_one_of_the_example(playground: Any) -> None:
     image, target = noise_test()
-    page.get_by_role("button", name="Descend").click()
-    page.wait_for_function(
+    playground.get_by_role("button", name="Descend").click()
+    playground.wait_for_function(
         "document.getElementById('pg-steps').textContent === '400 steps'", timeout=120_000
     )
-    settle(page)
+    settle(playground)
     for side, formulation, left in (("paper", "paper", 2382), ("ours", "balanced", 0)):
-        caption = page.locator(f"#pg-{side}-logits + figcaption").inner_text()
+        caption = playground.locator(f"#pg-{side}-logits + figcaption").inner_text()
         assert caption.endswith(f": {left} false px")
 
         def term(logits: Tensor, formulation: str = formulation) -> Tensor:
@@ -218,25 +180,25 @@ def test_descent_is_the_one_of_the_example(page: Any) -> None:
 
         end = descend(term, (2 * image - 1) * 6)
         assert int(((end > 0) & (target == 0)).sum()) == left
-        point(page, 10, 10, f"pg-{side}-logits")
+        point(playground, 10, 10, f"pg-{side}-logits")
         torch.testing.assert_close(
-            shown(page, "logit", side), float(end[0, 0, 10, 10]), rtol=0.02, atol=0.05
+            shown(playground, "logit", side), float(end[0, 0, 10, 10]), rtol=0.02, atol=0.05
         )
 
 
 @needs_site
-def test_every_choice_runs(page: Any) -> None:
+def test_every_choice_runs(playground: Any) -> None:
     for preset in ("lesion", "random noise", "clear", "figure 9"):
-        page.get_by_role("button", name=preset, exact=True).click()
-        settle(page)
+        playground.get_by_role("button", name=preset, exact=True).click()
+        settle(playground)
     for windows in export_models.WINDOWS:
-        page.locator("#pg-windows").select_option(f"{windows[0]}_{windows[1]}")
-        settle(page)
+        playground.locator("#pg-windows").select_option(f"{windows[0]}_{windows[1]}")
+        settle(playground)
     for formulation in FORMULATIONS[:3]:
-        page.locator("#pg-formulation").select_option(formulation)
-        settle(page)
+        playground.locator("#pg-formulation").select_option(formulation)
+        settle(playground)
     for shown_map in export_models.OUTPUTS[1:]:
-        page.locator("#pg-map").select_option(shown_map)
-    page.set_viewport_size({"width": 360, "height": 700})
-    wide = page.evaluate("document.documentElement.scrollWidth")
+        playground.locator("#pg-map").select_option(shown_map)
+    playground.set_viewport_size({"width": 360, "height": 700})
+    wide = playground.evaluate("document.documentElement.scrollWidth")
     assert wide <= 360, "a phone's page must not scroll sideways"

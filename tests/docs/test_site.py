@@ -4,6 +4,7 @@ import re
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -75,6 +76,17 @@ def test_nothing_is_loaded_from_outside_and_pictures_have_words(path: Path) -> N
     page = page_at(path)
     assert [load for load in page.loads if urlsplit(load).netloc] == []
     assert page.unspoken == []
+
+
+@needs_site
+def test_no_page_complains_or_scrolls_sideways_on_a_phone(page: Any, address: str) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    wide = []
+    for path in PAGES:
+        page.goto(f"{address}/{path.relative_to(SITE)}", wait_until="networkidle")
+        if page.evaluate("document.documentElement.scrollWidth") > 360:
+            wide.append(str(path.relative_to(SITE)))
+    assert wide == []
 
 
 @needs_site
