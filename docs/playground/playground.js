@@ -56,7 +56,8 @@ function draw() {
     context.putImageData(picture, 0, 0);
     context.strokeStyle = "#ff9800";
     context.strokeRect(cursor.column - 0.5, cursor.row - 0.5, 2, 2);
-    const range = map.stops === GREY ? "" : `, ${short(low)} to ${short(high)}`;
+    const even = values.every((value) => value === 0);
+    const range = map.stops === GREY ? "" : even ? ", 0 everywhere" : `, ${short(low)} to ${short(high)}`;
     const name = map.id.endsWith("-map") ? find("pg-map").selectedOptions[0].textContent : "";
     map.caption.textContent = map.title + name + range;
   }
