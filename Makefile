@@ -12,14 +12,15 @@ SITE := site/.built
 DRAWN := docs/generated/figures/.drawn
 EXPORTED := docs/generated/models/presets.json
 SCRIPTS := docs/generated/.scripts
+COPIED := docs/benchmarks/README.md
 ONNXRUNTIME := onnxruntime-web@1.30.0
 MATHJAX := mathjax@3.2.2
 SPHINX := $(BIN)/sphinx-build -n -W -q --keep-going -d docs/api/_build/doctrees docs/api
 EVIDENCE := PYTHONPATH=examples $(BIN)/python benchmarks/evidence
 
 .DEFAULT_GOAL := help
-SOURCES := $(shell find src examples benchmarks/README.md benchmarks/evidence docs CHANGELOG.md mkdocs.yml \
-	-type f -not -path '*/__pycache__/*' -not -path 'docs/generated/*' -not -path '*/_build/*' -not -path '*/warm/*')
+SOURCES := $(shell find src examples docs CHANGELOG.md mkdocs.yml -type f -not -path '*/__pycache__/*' \
+	-not -path 'docs/generated/*' -not -path 'docs/benchmarks/*' -not -path '*/_build/*')
 
 .PHONY: help demo test test-core check format docs docs-serve bench evidence clean
 
@@ -62,7 +63,7 @@ evidence: $(READY) ## compare the loss with its rivals on slices (DATA=path to k
 	$(EVIDENCE)/page.py
 
 clean: ## remove environments, caches, runs and the site
-	rm -rf site docs/generated docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks runs dist
+	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks runs dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Held until the environment is whole: an interrupted install is begun anew.
@@ -78,7 +79,7 @@ $(CORE_READY): pyproject.toml constraints.txt
 	.venv-core/bin/python -m pip install --quiet --constraint .venv-core/constraints.txt torch==$(TORCH_CORE) --editable '.[test]'
 	touch $@
 
-$(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(SOURCES)
+$(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(COPIED) $(SOURCES)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(SPHINX) -b html site/api
 	$(SPHINX) -b doctest docs/api/_build/doctest
@@ -91,6 +92,13 @@ $(DRAWN): $(READY) docs/figures.py docs/diagrams.py $(wildcard src/gliomaseg_lay
 
 $(EXPORTED): $(READY) docs/playground/export_models.py $(wildcard src/gliomaseg_layers/functional/*.py)
 	PYTHONPATH=examples $(BIN)/python docs/playground/export_models.py $(@D)
+
+# The benchmarks' pages, with what they link to, are pages of the site as they are.
+$(COPIED): $(wildcard benchmarks/* benchmarks/evidence/* benchmarks/evidence/images/*)
+	rm -rf docs/benchmarks
+	tar -c --exclude='__pycache__' --exclude='*.jsonl' --exclude='warm' --exclude='benchmarks/results' \
+		benchmarks | tar -x -C docs
+	touch $@
 
 # The scripts of others that the site ships, out of their npm packages; nothing of these is run here.
 $(SCRIPTS): Makefile
