@@ -1,6 +1,6 @@
 // The playground: paints logits, runs the exported models on them and shows their maps.
 // All mathematics of the loss is in the models; this file moves pixels, and steps by Adam.
-import * as ort from "../generated/onnxruntime/ort.wasm.bundle.min.mjs";
+let ort; // ONNX Runtime, loaded where there is a playground on the page
 
 const SIZE = 100;
 const WINDOWS = [[3, 9], [5, 15], [7, 21], [9, 31]];
@@ -8,8 +8,6 @@ const FORMULATIONS = ["balanced", "suppress", "penalty", "paper"]; // the maps' 
 const STRENGTH = { balanced: 1000, suppress: 4, penalty: 0.1 };
 const STEPS = 400, RATE = 0.5, BETAS = [0.9, 0.999], EPSILON = 1e-8; // torch.optim.Adam's
 const generated = new URL("../generated/", import.meta.url);
-ort.env.wasm.wasmPaths = { wasm: new URL("onnxruntime/ort-wasm-simd-threaded.wasm", generated).href };
-ort.env.wasm.numThreads = 1; // threads need headers that a plain file server does not send
 
 const find = (id) => document.getElementById(id);
 const black = () => new Float32Array(SIZE * SIZE);
@@ -269,12 +267,19 @@ function build() {
   defaults();
 }
 
-try {
+async function start() {
   build();
+  ort = await import(new URL("onnxruntime/ort.wasm.bundle.min.mjs", generated).href);
+  ort.env.wasm.wasmPaths = { wasm: new URL("onnxruntime/ort-wasm-simd-threaded.wasm", generated).href };
+  ort.env.wasm.numThreads = 1; // threads need headers that a plain file server does not send
   presets = await (await fetch(new URL("models/presets.json", generated))).json();
   await choose("figure 9");
   find("pg-status").textContent = "Ready.";
-} catch (error) {
-  find("pg-status").textContent = `The playground could not start: ${error.message}`;
-  throw error;
+}
+
+if (find("pg")) {
+  start().catch((error) => {
+    find("pg-status").textContent = `The playground could not start: ${error.message}`;
+    throw error;
+  });
 }
