@@ -10,10 +10,21 @@ CORE_READY := .venv-core/.ready
 TORCH_CORE := 2.13.0
 # Triton's language has no docstrings to run, and is not everywhere.
 NO_KERNELS := --ignore-glob='*_kernels.py' --ignore-glob='*_triton.py'
+SITE := site/.built
+DRAWN := docs/generated/figures/.drawn
+EXPORTED := docs/generated/models/presets.json
+SCRIPTS := docs/generated/.scripts
+COPIED := docs/benchmarks/README.md
+ONNXRUNTIME := onnxruntime-web@1.30.0
+MATHJAX := mathjax@3.2.2
+SPHINX := $(BIN)/sphinx-build -n -W -q --keep-going -d docs/api/_build/doctrees docs/api
 EVIDENCE := PYTHONPATH=examples $(BIN)/python benchmarks/evidence
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core check format docs bench evidence clean
+SOURCES := $(shell find src examples docs CHANGELOG.md mkdocs.yml -type f -not -path '*/__pycache__/*' \
+	-not -path 'docs/generated/*' -not -path 'docs/benchmarks/*' -not -path '*/_build/*')
+
+.PHONY: help demo test test-core check format docs docs-serve bench evidence clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,12 +32,13 @@ help: ## list the targets
 demo: $(READY) ## train on LGG slices (DATA=path to kaggle_3m, else a generated stand-in) and write runs/<name>/
 	$(BIN)/python examples/train_lgg.py $(if $(DATA),--data "$(DATA)")
 
-test: $(READY) ## run the whole test suite (DATA=path to kaggle_3m: on real slices too)
+# Without npm there is no site to test; the run's header says what is skipped for want of it.
+test: $(READY) $(if $(shell command -v npm),$(SITE)) ## run the whole test suite (DATA=path to kaggle_3m: on real slices too)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
-	$(if $(DATA),LGG_DATA="$$(realpath "$(DATA)")") $(BIN)/python -m pytest --markdown-docs README.md src tests --ignore=tests/kernels $(NO_KERNELS)
+	$(if $(DATA),LGG_DATA="$$(realpath "$(DATA)")") $(BIN)/python -m pytest --markdown-docs --markdown-docs-syntax=superfences README.md docs/*.md src tests --ignore=tests/kernels $(NO_KERNELS)
 
 test-core: $(CORE_READY) ## run the core's tests with torch, numpy and the extra `test` alone
-	.venv-core/bin/python -m pytest $(NO_KERNELS) --ignore=tests/kernels --ignore=src/gliomaseg_layers/metrics --ignore=src/gliomaseg_layers/networks/attribute_deeplab.py --ignore=tests/metrics --ignore=tests/networks/test_attribute_deeplab.py --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/peers
+	.venv-core/bin/python -m pytest $(NO_KERNELS) --ignore=tests/kernels --ignore=src/gliomaseg_layers/metrics --ignore=src/gliomaseg_layers/networks/attribute_deeplab.py --ignore=tests/metrics --ignore=tests/networks/test_attribute_deeplab.py --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/peers --ignore=tests/docs
 
 check: $(READY) ## format, lint, types, layer walk
 	$(BIN)/ruff format --check .
@@ -38,8 +50,10 @@ format: $(READY) ## mend format and lint where a tool can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: ## (the site comes in a later version)
-	@echo "The documentation is README.md and the docstrings; a site comes in a later version."
+docs: $(SITE) ## build the documentation into site/, warnings as errors; needs npm
+
+docs-serve: $(SITE) ## build the documentation and serve it
+	$(BIN)/python -m http.server --directory site --bind 127.0.0.1 8000
 
 bench: $(READY) ## run the benchmarks and save benchmarks/results/local.json
 	$(BIN)/python -m pytest benchmarks --benchmark-enable $(BENCH)
@@ -51,8 +65,8 @@ evidence: $(READY) ## compare the loss with its rivals on slices (DATA=path to k
 	$(EVIDENCE)/timing.py
 	$(EVIDENCE)/page.py
 
-clean: ## remove environments, caches and runs
-	rm -rf .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks runs dist
+clean: ## remove environments, caches, runs and the site
+	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks runs dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Held until the environment is whole: an interrupted install is begun anew.
@@ -66,4 +80,36 @@ $(CORE_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv-core
 	grep -vE '^(torch|torchvision|triton|(nvidia|cuda)-.*)==' constraints.txt > .venv-core/constraints.txt
 	.venv-core/bin/python -m pip install --quiet --constraint .venv-core/constraints.txt torch==$(TORCH_CORE) --editable '.[test]'
+	touch $@
+
+$(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(COPIED) $(SOURCES)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(SPHINX) -b html site/api
+	$(SPHINX) -b doctest docs/api/_build/doctest
+	$(SPHINX) -b coverage docs/api/_build/coverage
+	touch $@
+
+$(DRAWN): $(READY) docs/figures.py docs/diagrams.py $(wildcard src/gliomaseg_layers/functional/*.py) benchmarks/results/xeon.json
+	PYTHONPATH=examples $(BIN)/python docs/figures.py $(@D)
+	touch $@
+
+$(EXPORTED): $(READY) docs/playground/export_models.py $(wildcard src/gliomaseg_layers/functional/*.py)
+	PYTHONPATH=examples $(BIN)/python docs/playground/export_models.py $(@D)
+
+# The benchmarks' pages, with what they link to, are pages of the site as they are.
+$(COPIED): $(wildcard benchmarks/* benchmarks/evidence/* benchmarks/evidence/images/*)
+	rm -rf docs/benchmarks
+	tar -c --exclude='__pycache__' --exclude='*.jsonl' --exclude='warm' --exclude='benchmarks/results' \
+		benchmarks | tar -x -C docs
+	touch $@
+
+# The scripts of others that the site ships, out of their npm packages; nothing of these is run here.
+$(SCRIPTS): Makefile
+	@command -v npm >/dev/null || { echo "make docs needs npm (Debian: apt-get install npm)"; exit 2; }
+	mkdir -p $(@D)/onnxruntime $(@D)/mathjax
+	cd $(@D) && npm pack --silent $(ONNXRUNTIME) $(MATHJAX)
+	tar -xzf $(@D)/onnxruntime-web-*.tgz -C $(@D)/onnxruntime --strip-components=2 \
+		package/dist/ort.wasm.bundle.min.mjs package/dist/ort-wasm-simd-threaded.wasm
+	tar -xzf $(@D)/mathjax-*.tgz -C $(@D)/mathjax --strip-components=1 package/LICENSE package/es5/tex-svg.js
+	rm $(@D)/*.tgz
 	touch $@

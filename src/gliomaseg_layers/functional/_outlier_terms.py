@@ -32,18 +32,21 @@ def outlier_terms(
     formulation: str,
     inner: int | Sequence[int],
     outer: int | Sequence[int],
-    smooth: float,
-    threshold: float | None,
-    strength: float | None,
+    smooth: float | Tensor,
+    threshold: float | Tensor | None,
+    strength: float | Tensor | None,
     levels: Sequence[float] | None,
-    share: float,
+    share: float | Tensor,
     from_logits: bool,
     pos_weight: float | Tensor | None,
     class_weights: float | Tensor | None,
     ignore_index: int | None,
     mask: Tensor | None,
 ) -> OutlierTerms:
-    """Compute the terms of ``outlier_region_loss``; its arguments were checked."""
+    """Compute the terms of ``outlier_region_loss``; its arguments were checked.
+
+    Its numbers may be 0-d tensors here, so that an exported program can take them as inputs.
+    """
     scores = Scores(input, mode, from_logits, mask)
     target = read_target(scores, target, ignore_index)
     cross_entropy = cross_entropy_map(scores, target, pos_weight, class_weights)
@@ -68,7 +71,9 @@ def outlier_terms(
     return OutlierTerms(cross_entropy, extra, scores, target)
 
 
-def _balanced_strength(weight: Tensor, scores: Scores, strength: float, share: float) -> Tensor:
+def _balanced_strength(
+    weight: Tensor, scores: Scores, strength: float | Tensor, share: float | Tensor
+) -> Tensor:
     """Return the strength at which flagged pixels weigh a share of their image, or the given one.
 
     Every image and channel is balanced by itself, so that no batch or process sees another.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gliomaseg_layers._checks import check_not_negative, check_windows
+from gliomaseg_layers._checks import check_windows
 from gliomaseg_layers.functional._cross_entropy import per_channel
 from gliomaseg_layers.functional._outlier_terms import DEFAULT_LEVELS, DEFAULT_STRENGTH
 from gliomaseg_layers.functional._scores import arrange_mask, arrange_target, can_hold, check_input
@@ -57,7 +57,6 @@ def make_plan(
     threshold = settings["threshold"]
     if threshold is None:
         threshold = default_threshold(inner) if formulation == "paper" else math.prod(inner)
-    check_not_negative("threshold", threshold)
     strength, levels = settings["strength"], settings["levels"]
     if formulation == "paper":  # which reads neither
         strength, levels = 1.0, (0.5,)

@@ -87,6 +87,8 @@ def density_map(
         (0.12722645699977875, 0.0)
     """
     check_positive("smooth", smooth)
+    if threshold is not None:
+        check_not_negative("threshold", threshold)
     scores = Scores(probs, mode, False, valid, name="probs", mask_name="valid")
     return density_of(scores, inner, outer, smooth, threshold)
 
@@ -95,15 +97,17 @@ def density_of(
     scores: Scores,
     inner: int | Sequence[int],
     outer: int | Sequence[int],
-    smooth: float,
-    threshold: float | None,
+    smooth: float | Tensor,
+    threshold: float | Tensor | None,
 ) -> Tensor:
-    """Compute ``density_map`` of scores that were read already."""
+    """Compute ``density_map`` of scores that were read already; its numbers were checked.
+
+    They may be 0-d tensors here, so that an exported program can take them as inputs.
+    """
     spatial = scores.values.shape[2:]
     inner, outer = check_windows(inner, outer, len(spatial))
     if threshold is None:
         threshold = default_threshold(inner)
-    check_not_negative("threshold", threshold)
     probs, predicted = scores.probs(), scores.predicted()
     near = box_sum(probs, inner)
     gap_near = box_sum(probs, outer) - near
@@ -194,6 +198,8 @@ def outlier_weight(
         (0.8888888955116272, 0.0, 49)
     """
     check_levels("levels", levels)
+    if threshold is not None:
+        check_not_negative("threshold", threshold)
     scores = Scores(input, mode, from_logits, valid, mask_name="valid")
     weights = outlier_weights_of(scores, inner, outer, threshold, levels)
     return torch.stack(weights).mean(0)
@@ -203,15 +209,19 @@ def outlier_weights_of(
     scores: Scores,
     inner: int | Sequence[int],
     outer: int | Sequence[int],
-    threshold: float | None,
+    threshold: float | Tensor | None,
     levels: Sequence[float],
 ) -> list[Tensor]:
-    """Compute ``outlier_weight`` of scores that were read already, one for each level."""
+    """Compute ``outlier_weight`` of scores that were read already, one for each level.
+
+    Its numbers were checked; ``threshold`` may be a 0-d tensor, as in ``density_of``.
+    """
     inner, outer = check_windows(inner, outer, scores.values.dim() - 2)
     volume = math.prod(outer)
     if threshold is None:
         threshold = math.prod(inner)
-    check_not_negative("threshold", threshold)
+    if not isinstance(threshold, Tensor):
+        threshold = min(threshold, volume)  # which cannot overflow the narrow integers below
     # Narrow integers are exact here and several times cheaper to add than floats.
     dtype = torch.int16 if volume < 2**15 else torch.int32
     size = _window_size(scores, outer, dtype)
@@ -220,8 +230,8 @@ def outlier_weights_of(
     weights = []
     for level in levels:
         same = _same_class(scores, scores.predicted(level), size, outer)
-        # J <= n - J instead of 2 J <= n, and a threshold within the window: neither can overflow.
-        flagged = (same <= min(threshold, volume)) & (same <= size - same)
+        # J <= n - J instead of 2 J <= n, which could overflow.
+        flagged = (same <= threshold) & (same <= size - same)
         floating = scores.values.dtype
         weight = 1 - same.to(floating) / size.clamp(min=1).to(floating)
         weights.append(keep(weight.where(flagged, 0.0), scores.valid))

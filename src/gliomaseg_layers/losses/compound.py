@@ -31,8 +31,7 @@ class CompoundLoss(nn.Module):
         beta: weight of the Dice loss, >= 0. [WANG-MSFEN] has 0.3 / 0.7 and 0.7 / 0.3 with gamma 0.
         gamma: weight of the outlier term, >= 0.
         dice_smooth: ``smooth`` of the Dice loss, in pixels, > 0.
-        mode, formulation, inner, outer, smooth, threshold, strength, levels, share,
-            from_logits, pos_weight, class_weights, ignore_index, backend: as in
+        mode: this, and all arguments up to ``backend`` but ``reduction``, are those of
             :func:`gliomaseg_layers.functional.outlier_region_loss`. The pixel weights apply to the
             cross-entropy, not to Dice; ``pos_weight`` is [LGG-GATE]'s.
         reduction: "mean" or "sum", of every term. There is no "none": Dice has no value per pixel.
