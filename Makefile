@@ -83,8 +83,8 @@ $(CORE_READY): pyproject.toml constraints.txt
 	touch $@
 
 $(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(COPIED) $(SOURCES)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	$(SPHINX) -b html site/api
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(SPHINX) -E -b html site/api
 	$(SPHINX) -b doctest docs/api/_build/doctest
 	$(SPHINX) -b coverage docs/api/_build/coverage
 	touch $@

@@ -1,61 +1,110 @@
-// The playground: paints logits, runs the exported models on them and shows their maps.
-// All mathematics of the loss is in the models; this file moves pixels, and steps by Adam.
-let ort; // ONNX Runtime, loaded where there is a playground on the page
+// The playground's page: pictures to paint on, controls, and the values under the cursor.
+import { Adam, FORMULATIONS, SIZE, load, mapsOf } from "./models.js";
+import { GREY, SIGNED, VIRIDIS, drawPicture } from "./pictures.js";
 
-const SIZE = 100;
-const WINDOWS = [[3, 9], [5, 15], [7, 21], [9, 31]];
-const FORMULATIONS = ["balanced", "suppress", "penalty", "paper"]; // the maps' order in the models
+const WINDOWS = [
+  [3, 9],
+  [5, 15],
+  [7, 21],
+  [9, 31],
+];
 const STRENGTH = { balanced: 1000, suppress: 4, penalty: 0.1 };
-const STEPS = 400, RATE = 0.5, BETAS = [0.9, 0.999], EPSILON = 1e-8; // torch.optim.Adam's
-const generated = new URL("../generated/", import.meta.url);
+const NUMBERS = ["area", "gap", "smooth", "strength", "share"]; // inputs of the models
+const STEPS = 400;
 
 const find = (id) => document.getElementById(id);
 const black = () => new Float32Array(SIZE * SIZE);
-const sessions = {};
 const painted = { prediction: black(), truth: black() }; // 0 or 1
 const sides = { paper: {}, ours: {} }; // each: logits, and the maps computed from them
 const cursor = { row: 50, column: 50 };
-let descent = null, presets = {}, pending = false;
-
-// Colours: viridis at five points; white at 0 with red above and blue below.
-const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-const SIGNED = [[33, 102, 172], [146, 197, 222], [247, 247, 247], [244, 165, 130], [178, 24, 43]];
-const GREY = [[0, 0, 0], [255, 255, 255]];
-function colour(stops, share) {
-  const place = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
-  const low = Math.min(Math.floor(place), stops.length - 2);
-  return stops[low].map((value, k) => value + (place - low) * (stops[low + 1][k] - value));
-}
+let descent = null,
+  presets = {},
+  pending = false;
 
 const MAPS = [
-  { id: "prediction", title: "Prediction: paint here", paint: true, values: () => painted.prediction, stops: GREY, range: () => [0, 1] },
-  { id: "truth", title: "Truth: paint here", paint: true, values: () => painted.truth, stops: GREY, range: () => [0, 1] },
-  { id: "paper-logits", title: "Paper: the prediction as it descends", values: () => probabilities("paper"), stops: GREY, range: () => [0, 1] },
-  { id: "ours-logits", title: "Ours: the prediction as it descends", values: () => probabilities("ours"), stops: GREY, range: () => [0, 1] },
-  { id: "paper-flag", title: "Paper: density D", values: () => sides.paper.maps.flag, stops: VIRIDIS, range: unsigned },
-  { id: "ours-flag", title: "Ours: weight w", values: () => sides.ours.maps.flag, stops: VIRIDIS, range: () => [0, 1] },
-  { id: "paper-map", title: "Paper: ", values: () => sides.paper.maps[find("pg-map").value], stops: SIGNED, range: signed },
-  { id: "ours-map", title: "Ours: ", values: () => sides.ours.maps[find("pg-map").value], stops: SIGNED, range: signed },
+  {
+    id: "prediction",
+    title: "Prediction: paint here",
+    paint: true,
+    values: () => painted.prediction,
+    stops: GREY,
+    range: () => [0, 1],
+  },
+  {
+    id: "truth",
+    title: "Truth: paint here",
+    paint: true,
+    values: () => painted.truth,
+    stops: GREY,
+    range: () => [0, 1],
+  },
+  {
+    id: "paper-logits",
+    title: "Paper: the prediction as it descends",
+    values: () => probabilities("paper"),
+    stops: GREY,
+    range: () => [0, 1],
+  },
+  {
+    id: "ours-logits",
+    title: "Ours: the prediction as it descends",
+    values: () => probabilities("ours"),
+    stops: GREY,
+    range: () => [0, 1],
+  },
+  {
+    id: "paper-flag",
+    title: "Paper: density D",
+    values: () => sides.paper.maps.flag,
+    stops: VIRIDIS,
+    range: unsigned,
+  },
+  {
+    id: "ours-flag",
+    title: "Ours: weight w",
+    values: () => sides.ours.maps.flag,
+    stops: VIRIDIS,
+    range: () => [0, 1],
+  },
+  {
+    id: "paper-map",
+    title: "Paper: ",
+    values: () => sides.paper.maps[find("pg-map").value],
+    stops: SIGNED,
+    range: signed,
+  },
+  {
+    id: "ours-map",
+    title: "Ours: ",
+    values: () => sides.ours.maps[find("pg-map").value],
+    stops: SIGNED,
+    range: signed,
+  },
 ];
 const largest = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
-function unsigned(values) { return [0, largest(values)]; }
-function signed(values) { const limit = largest(values); return [-limit, limit]; }
-function probabilities(side) { return sides[side].logits.map((z) => 1 / (1 + Math.exp(-z))); }
+function unsigned(values) {
+  return [0, largest(values)];
+}
+function signed(values) {
+  const limit = largest(values);
+  return [-limit, limit];
+}
+function probabilities(side) {
+  return sides[side].logits.map((z) => 1 / (1 + Math.exp(-z)));
+}
 const short = (value) => Number(value.toPrecision(4)).toString();
 
 function draw() {
   for (const map of MAPS) {
-    const values = map.values(), [low, high] = map.range(values);
+    const values = map.values(),
+      [low, high] = map.range(values);
     const context = map.canvas.getContext("2d");
-    const picture = context.createImageData(SIZE, SIZE);
-    values.forEach((value, p) => {
-      picture.data.set([...colour(map.stops, (value - low) / (high - low)), 255], 4 * p);
-    });
-    context.putImageData(picture, 0, 0);
+    drawPicture(context, values, map.stops, low, high);
     context.strokeStyle = "#ff9800";
     context.strokeRect(cursor.column - 0.5, cursor.row - 0.5, 2, 2);
     const even = values.every((value) => value === 0);
-    const range = map.stops === GREY ? "" : even ? ", 0 everywhere" : `, ${short(low)} to ${short(high)}`;
+    const range =
+      map.stops === GREY ? "" : even ? ", 0 everywhere" : `, ${short(low)} to ${short(high)}`;
     const name = map.id.endsWith("-map") ? find("pg-map").selectedOptions[0].textContent : "";
     map.caption.textContent = map.title + name + range;
   }
@@ -68,17 +117,28 @@ function draw() {
 
 function showValues() {
   const p = cursor.row * SIZE + cursor.column;
-  const rows = [["logit", (side) => side.logits[p]], ["density D, weight w", (side) => side.maps.flag[p]],
-    ["loss", (side) => side.maps.loss[p]], ["added to the cross-entropy", (side) => side.maps.term[p]],
+  const rows = [
+    ["logit", (side) => side.logits[p]],
+    ["density D, weight w", (side) => side.maps.flag[p]],
+    ["loss", (side) => side.maps.loss[p]],
+    ["added to the cross-entropy", (side) => side.maps.term[p]],
     ["gradient of the loss", (side) => side.maps.loss_gradient[p]],
-    ["gradient of what is added", (side) => side.maps.term_gradient[p]]];
-  const cell = (side, value) => `<td data-side="${side}" data-value="${value}">${value.toPrecision(5)}</td>`;
+    ["gradient of what is added", (side) => side.maps.term_gradient[p]],
+  ];
+  const cell = (side, value) =>
+    `<td data-side="${side}" data-value="${value}">${value.toPrecision(5)}</td>`;
   find("pg-values").innerHTML =
     `<caption>Pixel under the cursor: row ${cursor.row}, column ${cursor.column}, ` +
     `${painted.truth[p] ? "true" : "not true"}</caption>` +
     `<thead><tr><th scope="col"></th><th scope="col">paper</th><th scope="col">ours</th></tr></thead><tbody>` +
-    rows.map(([name, read]) => `<tr data-name="${name}"><th scope="row">${name}</th>` +
-      `${cell("paper", read(sides.paper))}${cell("ours", read(sides.ours))}</tr>`).join("") + "</tbody>";
+    rows
+      .map(
+        ([name, read]) =>
+          `<tr data-name="${name}"><th scope="row">${name}</th>` +
+          `${cell("paper", read(sides.paper))}${cell("ours", read(sides.ours))}</tr>`,
+      )
+      .join("") +
+    "</tbody>";
 }
 
 function number(id) {
@@ -87,26 +147,22 @@ function number(id) {
 }
 
 async function run(side) {
-  const name = find("pg-windows").value;
-  sessions[name] ??= ort.InferenceSession.create(new URL(`models/outlier_region_${name}.onnx`, generated).href);
-  const session = await sessions[name];
-  const feeds = {};
-  for (const [input, values] of [["logits", sides[side].logits], ["target", painted.truth]]) {
-    feeds[input] = new ort.Tensor("float32", Float32Array.from(values), [1, 1, SIZE, SIZE]);
-  }
-  for (const input of ["area", "gap", "smooth", "strength", "share"]) {
-    feeds[input] = new ort.Tensor("float32", [number(input)], []);
-  }
-  const row = FORMULATIONS.indexOf(side === "paper" ? "paper" : find("pg-formulation").value);
-  const outputs = await session.run(feeds);
-  sides[side].maps = Object.fromEntries(Object.entries(outputs).map(
-    ([output, tensor]) => [output, tensor.data.slice(row * SIZE * SIZE, (row + 1) * SIZE * SIZE)]));
+  sides[side].maps = await mapsOf(
+    find("pg-windows").value,
+    side === "paper" ? "paper" : find("pg-formulation").value,
+    sides[side].logits,
+    painted.truth,
+    Object.fromEntries(NUMBERS.map((id) => [id, number(id)])),
+  );
 }
 
 // One update at a time; what is asked for meanwhile is done once, afterwards.
 let working = null;
 function update() {
-  if (working) { pending = true; return working; }
+  if (working) {
+    pending = true;
+    return working;
+  }
   find("pg").setAttribute("aria-busy", "true");
   working = (async () => {
     do {
@@ -133,22 +189,20 @@ function restart() {
 }
 
 async function descend() {
-  if (descent) { descent = null; return; }
+  if (descent) {
+    descent = null;
+    return;
+  }
   await restart();
-  const mine = descent = { paper: [black(), black()], ours: [black(), black()] };
+  const mine = (descent = { paper: new Adam(), ours: new Adam() });
   find("pg-descend").textContent = "Stop";
   find("pg").setAttribute("aria-busy", "true");
   let step = 0;
   while (descent === mine && step < STEPS) {
     step += 1;
-    for (const [name, [mean, square]] of Object.entries(mine)) {
-      const side = sides[name], gradient = side.maps[find("pg-along").value];
-      side.logits = side.logits.map((z, p) => {
-        mean[p] += (1 - BETAS[0]) * (gradient[p] - mean[p]);
-        square[p] += (1 - BETAS[1]) * (gradient[p] ** 2 - square[p]);
-        const spread = Math.sqrt(square[p] / (1 - BETAS[1] ** step)) + EPSILON;
-        return z - (RATE * mean[p]) / (1 - BETAS[0] ** step) / spread;
-      });
+    for (const [name, optimizer] of Object.entries(mine)) {
+      const gradient = sides[name].maps[find("pg-along").value];
+      sides[name].logits = optimizer.step(sides[name].logits, gradient);
     }
     await run("paper");
     await run("ours");
@@ -179,7 +233,8 @@ function listen(map) {
   const { canvas } = map;
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
-    const at = (offset, length) => Math.min(Math.max(Math.floor((offset / length) * SIZE), 0), SIZE - 1);
+    const at = (offset, length) =>
+      Math.min(Math.max(Math.floor((offset / length) * SIZE), 0), SIZE - 1);
     cursor.row = at(event.clientY - box.top, box.height);
     cursor.column = at(event.clientX - box.left, box.width);
   };
@@ -209,8 +264,13 @@ function listen(map) {
 
 function defaults() {
   const inner = Number(find("pg-windows").value.split("_")[0]);
-  const values = { area: inner ** 2, gap: inner ** 2 - Math.ceil(inner / 2) ** 2, share: 0.1, smooth: 0,
-    strength: Math.log10(STRENGTH[find("pg-formulation").value]) };
+  const values = {
+    area: inner ** 2,
+    gap: inner ** 2 - Math.ceil(inner / 2) ** 2,
+    share: 0.1,
+    smooth: 0,
+    strength: Math.log10(STRENGTH[find("pg-formulation").value]),
+  };
   for (const [id, value] of Object.entries(values)) find(id).value = value;
   showNumbers();
 }
@@ -222,9 +282,16 @@ function showNumbers() {
 }
 
 function choose(name) {
-  const pair = presets[name] ?? [Array.from({ length: SIZE * SIZE }, (_, p) => p)
-    .filter(() => name === "random noise" && Math.random() < 0.02), []];
-  for (const [image, white] of [["prediction", pair[0]], ["truth", pair[1]]]) {
+  const pair = presets[name] ?? [
+    Array.from({ length: SIZE * SIZE }, (_, p) => p).filter(
+      () => name === "random noise" && Math.random() < 0.02,
+    ),
+    [],
+  ];
+  for (const [image, white] of [
+    ["prediction", pair[0]],
+    ["truth", pair[1]],
+  ]) {
     painted[image].fill(0);
     for (const p of white) painted[image][p] = 1;
   }
@@ -234,9 +301,17 @@ function choose(name) {
 function build() {
   for (const map of MAPS) {
     const figure = document.createElement("figure");
-    map.canvas = Object.assign(document.createElement("canvas"), { width: SIZE, height: SIZE, tabIndex: 0, id: `pg-${map.id}` });
+    map.canvas = Object.assign(document.createElement("canvas"), {
+      width: SIZE,
+      height: SIZE,
+      tabIndex: 0,
+      id: `pg-${map.id}`,
+    });
     map.canvas.setAttribute("role", map.paint ? "application" : "img");
-    map.canvas.setAttribute("aria-label", `${map.title.replace(/: $/, ": map")}, ${SIZE} by ${SIZE} pixels`);
+    map.canvas.setAttribute(
+      "aria-label",
+      `${map.title.replace(/: $/, ": map")}, ${SIZE} by ${SIZE} pixels`,
+    );
     map.canvas.classList.toggle("pg-paint", Boolean(map.paint));
     map.caption = document.createElement("figcaption");
     figure.className = map.paint ? "pg-own" : `pg-${map.id.split("-")[0]}`;
@@ -246,19 +321,41 @@ function build() {
     listen(map);
   }
   for (const name of ["figure 9", "lesion", "random noise", "clear"]) {
-    const button = Object.assign(document.createElement("button"), { textContent: name, type: "button" });
+    const button = Object.assign(document.createElement("button"), {
+      textContent: name,
+      type: "button",
+    });
     button.addEventListener("click", () => choose(name));
     find("pg-presets").append(button);
   }
   for (const [inner, outer] of WINDOWS) {
-    find("pg-windows").add(new Option(`${inner} × ${inner} in ${outer} × ${outer}`, `${inner}_${outer}`, inner === 7, inner === 7));
+    find("pg-windows").add(
+      new Option(
+        `${inner} × ${inner} in ${outer} × ${outer}`,
+        `${inner}_${outer}`,
+        inner === 7,
+        inner === 7,
+      ),
+    );
   }
   for (const name of FORMULATIONS.slice(0, 3)) find("pg-formulation").add(new Option(name, name));
-  find("pg-windows").addEventListener("change", () => { defaults(); restart(); });
-  find("pg-formulation").addEventListener("change", () => { defaults(); restart(); });
-  find("pg-defaults").addEventListener("click", () => { defaults(); restart(); });
-  for (const id of ["area", "gap", "smooth", "strength", "share", "pg-confidence"]) {
-    find(id).addEventListener("input", () => { showNumbers(); restart(); });
+  find("pg-windows").addEventListener("change", () => {
+    defaults();
+    restart();
+  });
+  find("pg-formulation").addEventListener("change", () => {
+    defaults();
+    restart();
+  });
+  find("pg-defaults").addEventListener("click", () => {
+    defaults();
+    restart();
+  });
+  for (const id of [...NUMBERS, "pg-confidence"]) {
+    find(id).addEventListener("input", () => {
+      showNumbers();
+      restart();
+    });
   }
   find("pg-brush").addEventListener("input", showNumbers);
   find("pg-map").addEventListener("change", draw);
@@ -269,10 +366,7 @@ function build() {
 
 async function start() {
   build();
-  ort = await import(new URL("onnxruntime/ort.wasm.bundle.min.mjs", generated).href);
-  ort.env.wasm.wasmPaths = { wasm: new URL("onnxruntime/ort-wasm-simd-threaded.wasm", generated).href };
-  ort.env.wasm.numThreads = 1; // threads need headers that a plain file server does not send
-  presets = await (await fetch(new URL("models/presets.json", generated))).json();
+  presets = await load();
   await choose("figure 9");
   find("pg-status").textContent = "Ready.";
 }
