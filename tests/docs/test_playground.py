@@ -10,7 +10,7 @@ import export_models
 from conftest import SITE
 from gliomaseg_layers._checks import FORMULATIONS
 from gliomaseg_layers.functional import density_map, outlier_region_loss, outlier_weight
-from gliomaseg_layers.functional.outlier_region import DEFAULT_LEVELS
+from gliomaseg_layers.functional._outlier_terms import DEFAULT_LEVELS
 from noise_image import descend, noise_test
 
 onnxruntime = pytest.importorskip("onnxruntime")
