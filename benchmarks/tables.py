@@ -32,9 +32,15 @@ def table(results: dict[str, Any]) -> str:
                 f" {row['extra_info'][name]:.2f} |" if name in row["extra_info"] else " |"
                 for name in extra
             )
-            case = row["params"].get("name", row["param"])
-            lines.append(f"| {case} | {times} | {ratio:.2f} |{more}")
+            lines.append(f"| {label(row, group)} | {times} | {ratio:.2f} |{more}")
     return "\n".join(lines)
+
+
+def label(case: dict[str, Any], group: str) -> str:
+    """Name a case by what its group does not say already."""
+    params = case["params"] or {"": case["name"]}
+    shown = [str(value) for value in params.values() if str(value) not in group]
+    return " ".join(shown) or str(case["param"])
 
 
 def main() -> None:

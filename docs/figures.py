@@ -139,8 +139,33 @@ def draw_times(folder: Path) -> None:
         bars = axis.barh(labels, times, color="#7986cb")
         axis.bar_label(bars, fmt="%.1f", padding=3)
         axis.invert_yaxis()
+        if max(times) > 100 * min(times):
+            axis.set_xscale("log")
         axis.set_xlabel("median, ms")
         save(figure, folder / f"time_{name}.svg")
+
+
+def draw_costs(path: Path) -> None:
+    """Draw what the loss costs against the windows, and a pixel of it against the image's side."""
+    cases = json.loads(RESULTS.read_text())["benchmarks"]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axis, parameter, what in zip(axes, ("window", "side"), ("windows", "its side"), strict=True):
+        lines: dict[str, tuple[list[str], list[float]]] = {}
+        for case in cases:
+            if not case["group"].startswith("loss") or not case["group"].endswith(what):
+                continue
+            at = case["params"][parameter]
+            pixels = at**2 * 1e-6 if parameter == "side" else 1.0
+            places, times = lines.setdefault(case["params"]["name"], ([], []))
+            places.append("/".join(map(str, at)) if parameter == "window" else str(at))
+            times.append(case["stats"]["median"] * 1e3 / pixels)
+        for name, (places, times) in lines.items():
+            axis.plot(places, times, "o-", label=name)
+        axis.set_ylim(bottom=0)
+    axes[0].set(xlabel="inner / outer window, pixels", ylabel="16 x 256 x 256: median, ms")
+    axes[1].set(xlabel="side of one image, pixels", ylabel="median, ns per pixel")
+    axes[1].legend(fontsize=8)
+    save(figure, path)
 
 
 def draw_weight_ramp(path: Path) -> None:
@@ -173,6 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
         draw_descent(folder / "descent.gif")
         draw_weight_ramp(folder / "weight_ramp.svg")
         draw_times(folder)
+        draw_costs(folder / "cost.svg")
         diagrams.draw_all(folder)
 
 
