@@ -15,6 +15,7 @@ from gliomaseg_layers import (
     SpatialPyramidPooling,
     UNet,
 )
+from gliomaseg_layers.networks._blocks import pad
 from module_cases import CHANNELS, NETWORKS, make
 
 
@@ -104,6 +105,16 @@ def test_any_size_is_the_padded_image_cropped(name: str, height: int, width: int
     assert found.shape[2:] == x.shape[2:]
     assert expected.shape[2:] == padded.shape[2:]
     torch.testing.assert_close(found, expected[..., :height, :width])
+
+
+def test_gradients_of_a_padded_image_are_laid_out_as_it_is() -> None:
+    """As compiled programs expect; those of torch's own padding follow what comes from above."""
+    image = torch.rand(2, 3, 9, 10, requires_grad=True)
+    padded = pad(image, 4)
+    upstream = torch.rand_like(padded).contiguous(memory_format=torch.channels_last)
+    (gradient,) = torch.autograd.grad(padded, image, upstream)
+    assert gradient.is_contiguous()
+    torch.testing.assert_close(gradient.sum(), upstream.sum())
 
 
 @pytest.mark.parametrize("name", NETWORKS)

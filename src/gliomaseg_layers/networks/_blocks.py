@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gliomaseg_layers.layers._dimensions import initialise, lay_out_as, make_norm
 
@@ -29,20 +28,24 @@ def pad(input: Tensor, step: int) -> Tensor:
     """Repeat the last row and column until both sides are multiples of ``step``, two at least."""
     if 0 in input.shape[2:]:
         raise ValueError(f"`input` must have a pixel at least, got shape {tuple(input.shape)}")
-    height, width = input.shape[2:]
-    # Two, because a grid of one would be a program of its own where sizes are symbols, and because
-    # a batch norm wants several values. As a product, so that halves of it are known to be whole;
-    # of positive numbers, whose quotients ONNX rounds down too.
-    cells = (torch.sym_max((side + step - 1) // step, 2) for side in (height, width))
-    bottom, right = (count * step for count in cells)
-    # Repeated, not mirrored: a mirror needs an image longer than the padding.
-    return F.pad(input, (0, right - width, 0, bottom - height), mode="replicate")  # type: ignore[arg-type]
+    padded = input
+    for axis in (2, 3):
+        side = input.shape[axis]
+        # Two, because a grid of one would be a program of its own where sizes are symbols, and
+        # because a batch norm wants several values. As a product, so that halves of it are known to
+        # be whole; of positive numbers, whose quotients ONNX rounds down too.
+        whole = torch.sym_max((side + step - 1) // step, 2) * step
+        places = torch.arange(whole, device=input.device).clamp(max=side - 1)
+        # Gathered, because the gradient of torch's replication padding does not compile.
+        padded = padded.index_select(axis, places)
+    return lay_out_as(padded, input)
 
 
 def crop(output: Tensor, input: Tensor) -> Tensor:
     """Cut off what :func:`pad` has added to ``input``."""
-    whole = output
+    cropped = output
     for axis in (2, 3):
         # Gathered: a slice asks whether it is the whole map, which no captured program knows.
-        output = output.index_select(axis, torch.arange(input.shape[axis], device=input.device))
-    return lay_out_as(output, whole)
+        places = torch.arange(input.shape[axis], device=input.device)
+        cropped = cropped.index_select(axis, places)
+    return lay_out_as(cropped, output)
