@@ -64,8 +64,11 @@ def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, list["_Fl
         adjoint = _Adjoint(maps, plan, listed, slopes.term, grad)
     for piece, flagged in zip(_pieces(maps, plan), listed, strict=True):
         upstream = piece.of(grad) if grad.dim() else grad
-        probs = piece.logits.sigmoid()
-        slope = piece.slope(probs)
+        room = piece.room_in(result)
+        # Backward to the logits of "suppress" and its kin needs the probabilities for this alone.
+        once = adjoint is None and plan.dice_smooth is None and piece.pos_weight is None
+        probs = torch.sigmoid(piece.logits, out=room if once else torch.empty_like(room))
+        slope = piece.slope(probs, room)
         by_term = None
         if adjoint is None:
             by_term = _slope_of_flagged(piece, plan, flagged, slope)
@@ -80,7 +83,8 @@ def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, list["_Fl
             by_probs = piece.each_image(slopes.overlap * grad) * piece.target
             by_probs += piece.each_image(slopes.probs * grad)
             slope += piece.inside(by_probs.mul_(probs * (1 - probs)))
-        piece.of(result).copy_(slope)
+        if slope.data_ptr() != piece.of(result).data_ptr():
+            piece.of(result).copy_(slope)
     return result
 
 
@@ -132,12 +136,20 @@ class _Piece(NamedTuple):
         )
         return self._weighed(loss)
 
-    def slope(self, probs: Tensor) -> Tensor:
-        """Return the derivative of the cross-entropy by the logits."""
+    def room_in(self, result: Tensor) -> Tensor:
+        """Return the piece's part of a result to compute in, or memory like it."""
+        part = self.of(result)
+        if part.dtype == self.logits.dtype and part.is_contiguous():
+            return part
+        return torch.empty_like(self.logits)
+
+    def slope(self, probs: Tensor, out: Tensor) -> Tensor:
+        """Write the derivative of the cross-entropy by the logits."""
         if self.pos_weight is None:
-            return self._weighed(probs - self.target)
+            return self._weighed(torch.sub(probs, self.target, out=out))
         positive = self.target * self.pos_weight
-        return self._weighed(probs * (1 - self.target + positive) - positive)
+        weight = 1 - self.target + positive
+        return self._weighed(torch.mul(probs, weight, out=out).sub_(positive))
 
     def add_to(self, totals: Totals, plan: Plan, cross_entropy: Tensor, flagged: _Flagged) -> None:
         at = self.channel, self.band.images
@@ -226,7 +238,9 @@ def _flagged_by_count(
     found = []
     for log_odds in plan.log_odds:
         room, filled = sums.room(piece.band, piece.target.shape[2:], torch.int8)
-        filled.copy_(_colour(piece.around, log_odds))
+        # Comparing into the dtype that is compared is several times faster than into booleans.
+        filled.copy_(torch.gt(piece.around, log_odds, out=torch.empty_like(piece.around)))
+        filled.mul_(2).sub_(1)
         if piece.valid_around is not None:
             filled.mul_(piece.valid_around)
         excess = (sums.of(room, plan.outer) * sums.centre(room)).contiguous()
@@ -284,7 +298,6 @@ def _flagged_by_density(
 
 def _colour(logits: Tensor, log_odds: float) -> Tensor:
     """Return 1 where a logit is white, else -1."""
-    # Comparing into the dtype that is compared is several times faster than into booleans.
     return torch.gt(logits, log_odds, out=torch.empty_like(logits)).mul_(2).sub_(1)
 
 

@@ -53,7 +53,7 @@ class AttributeDeepLab(nn.Module):
         and column, and the logits are cropped.
 
         Exports for any size with encoders that do: regnetz, resnet, repvgg and xception. swinv2 and
-        the models named tf_ fix the size, in timm.
+        the models named ``tf_...`` fix the size, in timm.
 
     Raises:
         ImportError: timm is not installed.
