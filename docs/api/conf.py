@@ -75,7 +75,8 @@ OTHERS = {
         "https://docs.pytorch.org/docs/stable",
         {
             "tensors.html": "class torch.Tensor",
-            "generated/torch.nn.Module.html": "class torch.nn.Module",
+            "generated/torch.nn.Module.html": "class torch.nn.Module "
+            "torch.nn.modules.module.Module",
             "tensor_attributes.html": "class torch.dtype torch.device",
         },
     ),

@@ -76,7 +76,9 @@ class WindowSums:
         lengths = [band.rows.stop - band.rows.start, *rest]
         shape = [band.images.stop - band.images.start]
         shape += [length + 2 * radius for length, radius in zip(lengths, radii, strict=True)]
-        room = self._take("room", torch.Size(shape).numel(), dtype).zero_().view(shape)
+        count = torch.Size(shape).numel()
+        behind = sum(torch.Size(shape[axis:]).numel() for axis in range(2, len(shape) + 1))
+        room = self._take("room", count + behind, dtype).zero_()[:count].view(shape)
         first = radii[0] - band.own.start
         filled = room[:, first : first + band.around.stop - band.around.start]
         for axis, (length, radius) in enumerate(zip(rest, radii[1:], strict=True), start=2):
@@ -85,7 +87,8 @@ class WindowSums:
 
     def of(self, room: Tensor, window: Sequence[int]) -> Tensor:
         """Sum the window around every pixel of a room that is not margin, until the next sum."""
-        line, volume = room.view(-1), 1
+        # With what lies behind the room: a sum may reach one step too far, and take it back.
+        line, volume = room.as_strided([room.numel() + sum(room.stride()[1:])], [1]), 1
         for axis, side in enumerate(window):
             name = f"window {window}, axis {axis}"
             line = self._line(line, room.stride(axis + 1), side, volume, name)
@@ -104,18 +107,22 @@ class WindowSums:
     def _line(self, line: Tensor, stride: int, side: int, volume: int, name: str) -> Tensor:
         """Sum ``side`` numbers, each ``stride`` after the last, from runs of 1, 2, 4, ... ones."""
         runs, total, length, taken = line, line, 1, 1  # `side` is odd
-        while taken < side:
+        nearly = side > 7 and side & (side + 1) == 0  # 15, 31, 63: a run of one more, less one
+        while 2 * length <= side + nearly:
             runs = runs.to(_wide_enough(line.dtype, 2 * length * volume))
             kept = runs.numel() - length * stride
             # Two rooms in turn: few enough to stay in the cache.
             longer = self._take(f"runs {length.bit_length() % 2}", kept, runs.dtype)
             runs = torch.add(runs[:kept], runs[length * stride :], out=longer)
             length *= 2
-            if side & length:
+            if side & length and not nearly:
                 part = runs[taken * stride :]
                 taken += length
                 total = total[: part.numel()].to(_wide_enough(line.dtype, taken * volume))
                 total = torch.add(total, part, out=self._take(name, part.numel(), total.dtype))
+        if nearly:
+            room = self._take(name, runs.numel(), runs.dtype)
+            total = torch.sub(runs, line[side * stride :], out=room)
         return total
 
     def _take(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
