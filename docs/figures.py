@@ -29,7 +29,13 @@ STYLE: Any = {
     "axes.spines.right": False,
     "savefig.transparent": True,
 }
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "xeon.json"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+def published() -> list[dict[str, Any]]:
+    """Return what was timed on the machine that the guides speak of."""
+    files = sorted(RESULTS.glob("xeon*.json"))
+    return [case for file in files for case in json.loads(file.read_text())["benchmarks"]]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -126,7 +132,7 @@ def draw_descent(path: Path) -> None:
 
 def draw_times(folder: Path) -> None:
     """Draw the published times of the loss, the fusion and the box sum."""
-    cases = json.loads(RESULTS.read_text())["benchmarks"]
+    cases = published()
     groups = {
         "loss": "loss, forward and backward, 16x1x256x256",
         "fusion": "fusion, then a 3x3 conv, forward and backward, 2x128x128x128",
@@ -147,9 +153,11 @@ def draw_times(folder: Path) -> None:
 
 def draw_costs(path: Path) -> None:
     """Draw what the loss costs against the windows, and a pixel of it against the image's side."""
-    cases = json.loads(RESULTS.read_text())["benchmarks"]
+    cases = published()
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for axis, parameter, what in zip(axes, ("window", "side"), ("windows", "its side"), strict=True):
+    for axis, parameter, what in zip(
+        axes, ("window", "side"), ("windows", "its side"), strict=True
+    ):
         lines: dict[str, tuple[list[str], list[float]]] = {}
         for case in cases:
             if not case["group"].startswith("loss") or not case["group"].endswith(what):
