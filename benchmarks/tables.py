@@ -40,7 +40,7 @@ def label(case: dict[str, Any], group: str) -> str:
     """Name a case by what its group does not say already."""
     params = case["params"] or {"": case["name"]}
     shown = [str(value) for value in params.values() if str(value) not in group]
-    return " ".join(shown) or str(case["param"])
+    return ", ".join(shown) or str(case["param"])
 
 
 def main() -> None:

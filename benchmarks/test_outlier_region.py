@@ -138,10 +138,10 @@ def test_forward(benchmark: Any, name: str) -> None:
     measure(benchmark, name, "16x1x256x256", "forward")
 
 
-@pytest.mark.parametrize("after", [", definition", ", definition, compiled"])
+@pytest.mark.parametrize("after", ["definition", "definition, compiled"])
 @pytest.mark.parametrize("name", FORMULATIONS)
 def test_definition(benchmark: Any, name: str, after: str) -> None:
-    measure(benchmark, name + after, "16x1x256x256")
+    measure(benchmark, f"{name}, {after}", "16x1x256x256")
 
 
 @pytest.mark.parametrize("name", RIVALS)

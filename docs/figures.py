@@ -139,7 +139,10 @@ def draw_times(folder: Path) -> None:
     }
     for name, group in groups.items():
         rows = [case for case in cases if case["group"] == group]
-        labels = [case["params"].get("name", case["param"]) for case in rows]
+        labels = [
+            ", ".join(str(value) for value in case["params"].values() if str(value) not in group)
+            for case in rows
+        ]
         times = [case["stats"]["median"] * 1e3 for case in rows]
         figure, axis = plt.subplots(figsize=(7, 0.35 * len(rows) + 0.8), layout="constrained")
         bars = axis.barh(labels, times, color="#7986cb")
@@ -147,6 +150,7 @@ def draw_times(folder: Path) -> None:
         axis.invert_yaxis()
         if max(times) > 100 * min(times):
             axis.set_xscale("log")
+            axis.margins(x=0.1)
         axis.set_xlabel("median, ms")
         save(figure, folder / f"time_{name}.svg")
 
@@ -155,6 +159,7 @@ def draw_costs(path: Path) -> None:
     """Draw what the loss costs against the windows, and a pixel of it against the image's side."""
     cases = published()
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    colours: dict[str, str] = {}
     for axis, parameter, what in zip(
         axes, ("window", "side"), ("windows", "its side"), strict=True
     ):
@@ -168,7 +173,8 @@ def draw_costs(path: Path) -> None:
             places.append("/".join(map(str, at)) if parameter == "window" else str(at))
             times.append(case["stats"]["median"] * 1e3 / pixels)
         for name, (places, times) in lines.items():
-            axis.plot(places, times, "o-", label=name)
+            colours.setdefault(name, f"C{len(colours)}")
+            axis.plot(places, times, "o-", label=name, color=colours[name])
         axis.set_ylim(bottom=0)
     axes[0].set(xlabel="inner / outer window, pixels", ylabel="16 x 256 x 256: median, ms")
     axes[1].set(xlabel="side of one image, pixels", ylabel="median, ns per pixel")
