@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import diagrams
+import network_drawings
 from gliomaseg_layers.functional import density_map, outlier_weight
 from noise_image import noise_test
 from paper_formulation import extra_term
@@ -214,6 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
         draw_times(folder)
         draw_costs(folder / "cost.svg")
         diagrams.draw_all(folder)
+    network_drawings.draw_all(folder)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw every network from itself: ``python docs/images/networks.py`` writes an SVG of each.
+"""Draw every network from itself, an SVG of each.
 
 A network runs once, and every tensor remembers which blocks it comes from. Rows are grids, from the
 image's own down; columns follow the order of the blocks.
@@ -22,7 +22,6 @@ from torch.utils._pytree import tree_leaves
 
 from gliomaseg_layers import MSFEN, AttributeDeepLab, GatedSegmenter, MUNet, UNet
 
-HERE = Path(__file__).parent
 SIDE = 256
 STEP = 1.6  # between the columns of a row
 LEFT_OUT = (nn.ReLU, nn.BatchNorm2d, nn.Flatten)
@@ -249,16 +248,12 @@ def networks() -> dict[str, tuple[nn.Module, dict[str, tuple[int, ...]]]]:
     }
 
 
-def main(folder: Path = HERE) -> None:
+def draw_all(folder: Path) -> None:
     # Text stays text, and the same network gives the same file.
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "networks"})
-    for title, (network, shapes) in networks().items():
-        given = {name: torch.empty(1, *shape, device="meta") for name, shape in shapes.items()}
-        figure = draw(title, walk(network.eval().to("meta"), given))
-        path = folder / f"{type(network).__name__}.svg"
-        figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
-        plt.close(figure)
-
-
-if __name__ == "__main__":
-    main()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "networks"}):
+        for title, (network, shapes) in networks().items():
+            given = {name: torch.empty(1, *shape, device="meta") for name, shape in shapes.items()}
+            figure = draw(title, walk(network.eval().to("meta"), given))
+            path = folder / f"{type(network).__name__}.svg"
+            figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+            plt.close(figure)
