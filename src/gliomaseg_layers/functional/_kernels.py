@@ -69,11 +69,10 @@ def read(
 
 @triton.jit
 def channel_weight(weights, channel, HAS_WEIGHT: tl.constexpr, COMMON: tl.constexpr):
-    if not HAS_WEIGHT:
-        return 1.0
-    if COMMON:
-        return tl.load(weights).to(tl.float32)
-    return tl.load(weights + channel).to(tl.float32)
+    weight = 1.0
+    if HAS_WEIGHT:
+        weight = tl.load(weights + (0 if COMMON else channel)).to(tl.float32)
+    return weight
 
 
 @triton.jit
