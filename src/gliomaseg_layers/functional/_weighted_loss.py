@@ -160,11 +160,12 @@ def _no_kernels(input: Tensor, settings: dict[str, Any], backend: str) -> str | 
         return f"its windows are at most {LARGEST_WINDOW} pixels wide, got `outer` {outer}"
     if settings["levels"] is not None and len(settings["levels"]) > MOST_LEVELS:
         return f"it has at most {MOST_LEVELS} levels, got {len(settings['levels'])}"
+    interpreted = INTERPRETED and backend == "triton" and input.is_cpu
+    if not (input.is_cuda or interpreted):
+        return f"Triton does not serve the device {input.device}"
     if not HAS_TRITON:
         return "Triton is not installed"
-    if input.is_cuda:
-        served = torch.version.hip or torch.cuda.get_device_capability(input.device) >= (8, 0)
-        return None if served else "Triton needs a GPU of compute capability 8.0 or later"
-    if backend == "triton" and INTERPRETED and input.is_cpu:
+    if interpreted or torch.version.hip:
         return None
-    return f"Triton does not serve the device {input.device}"
+    served = torch.cuda.get_device_capability(input.device) >= (8, 0)
+    return None if served else "Triton needs a GPU of compute capability 8.0 or later"
