@@ -1,6 +1,6 @@
 """Sphinx builds the API reference into /api/ of the site; the guides are MkDocs's."""
 
-import importlib.util
+import importlib
 import re
 import zlib
 from pathlib import Path
@@ -38,10 +38,6 @@ python_maximum_signature_line_length = 88
 exclude_patterns = ["_build"]
 # A name is documented, and counted by the coverage, where users import it from.
 PUBLIC = ["gliomaseg_layers.functional", "gliomaseg_layers.metrics", "gliomaseg_layers"]
-if importlib.util.find_spec("gliomaseg_layers.networks"):
-    PUBLIC.append("gliomaseg_layers.networks")
-else:
-    exclude_patterns.append("networks.rst")
 for home in PUBLIC:
     module = importlib.import_module(home)
     for name in module.__all__:
