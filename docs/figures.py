@@ -20,7 +20,7 @@ import diagrams
 import network_drawings
 from gliomaseg_layers.functional import density_map, outlier_weight
 from noise_image import noise_test
-from paper_formulation import extra_term
+from paper_formulation import draw_noise_test, extra_term
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -216,6 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
         draw_costs(folder / "cost.svg")
         diagrams.draw_all(folder)
     network_drawings.draw_all(folder)
+    draw_noise_test(folder / "noise_test.png")  # README has a copy
 
 
 if __name__ == "__main__":
