@@ -1,7 +1,8 @@
 """What the loss's Triton kernels share: cross-entropy, reading maps, from sums to the loss."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import wraps
 from typing import Any
 
 import torch
@@ -198,9 +199,16 @@ def finish(
     return loss, terms, slopes, scales
 
 
-def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Make a tensor's device the one that kernels are launched on."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+def on_device_of_maps(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the maps' device the one that kernels are launched on: Triton takes the current one."""
+
+    @wraps(function)
+    def launch(*args: Any) -> Any:
+        device = next(value for value in args if isinstance(value, Maps)).logits.device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return function(*args)
+
+    return launch
 
 
 def strides(prefix: str, tensor: Tensor) -> dict[str, int]:

@@ -26,6 +26,7 @@ from gliomaseg_layers.functional._kernels import (
     columns_of,
     cross_entropy,
     finish,
+    on_device_of_maps,
     read,
     sigmoid,
     slope,
@@ -252,6 +253,7 @@ def _gradient_kernel(
     tl.store(out + row * o_h + column * o_w, tl.where(valid, by_logit, 0.0), mask=inside)
 
 
+@on_device_of_maps
 def forward(
     maps: Maps, plan: Plan, weights: Sequence[float | Tensor]
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -260,11 +262,10 @@ def forward(
     images = logits.shape[0] * logits.shape[1]
     spatial = logits.shape[2:]
     masked = given["HAS_MASK"] or given["HAS_IGNORE"]
-    windows = {"near": plan.inner, "wide": plan.outer}
     # The sum of a full window is below 2^31.
     scale = 2 ** (31 - math.prod(plan.outer).bit_length())
     columns = logits.new_empty((2 + 2 * masked, images, *spatial), dtype=torch.int32)
-    for index, window in enumerate(windows.values()):
+    for index, window in enumerate((plan.inner, plan.outer)):
         tiles = _tiles(logits, WALKED_ROWS)
         _column_kernel[(images * tiles["row_tiles"] * tiles["column_tiles"],)](
             sums=columns[index],
@@ -309,6 +310,7 @@ def forward(
     return loss_map if is_map else loss, terms, (by_counts, slopes, scales)
 
 
+@on_device_of_maps
 def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Return the gradient of the loss by the logits."""
     by_counts, slopes, scales = kept

@@ -28,6 +28,7 @@ from gliomaseg_layers.functional._kernels import (
     columns_of,
     cross_entropy,
     finish,
+    on_device_of_maps,
     read,
     sigmoid,
     slope,
@@ -251,6 +252,7 @@ def _walk_kernel(
         tl.store(out + tl.num_programs(0).to(tl.int64) + tl.program_id(0), tl.sum(weight))
 
 
+@on_device_of_maps
 def forward(
     maps: Maps, plan: Plan, weights: Sequence[float | Tensor]
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -286,6 +288,7 @@ def forward(
     return loss, terms, (planes, slopes, scales)
 
 
+@on_device_of_maps
 def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Return the gradient of the loss by the logits."""
     planes, slopes, scales = kept
