@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from lgg_data import DataError, Standardise
 from recipe_sources import Batch, Item, Source
 
+PARTS = ("training", "validation", "test")
+
 
 def split(
     items: Sequence[Item], parts: Sequence[float], folds: int, seed: int, *, by_patient: bool
