@@ -53,7 +53,7 @@ def read_saved(path: Path) -> dict[str, Any]:
     """Read tensors and plain types; a file that holds anything else is refused, and not run."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(f"unreadable checkpoint: {path} ({error.strerror})") from error
     except Exception as error:  # what a stranger's bytes can raise is nowhere listed
         # torch would advise to load it unsafely.
