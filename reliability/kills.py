@@ -3,8 +3,9 @@
 python reliability/kills.py    # prints a table, writes reliability/results/kills.json
 
 On a generated stand-in, with small networks: each example is run once to its end, and ten times
-until a SIGKILL at a moment drawn evenly from the time that the whole run took. Then every file that
-it left must be readable, and the same command with --resume must end with the whole run's results.
+until a SIGKILL at a moment drawn evenly from the time that the whole run took after it had made its
+folder. Then every file that it left must be readable, and the same command with --resume must end
+with the whole run's results.
 """
 
 import json
@@ -40,41 +41,42 @@ def demo(data: Path, run: Path) -> list[object]:
     return ["train_lgg.py", "--data", data, *where, *lengths, *CPU]
 
 
-def start(command: list[object]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def homes(run: Path) -> list[Path]:
+    """Return where a run keeps its files; the demo's are elsewhere until it is done."""
+    return [run, run.with_name(f".part-{run.name}")]
+
+
+def start(command: list[object], run: Path, moment: float | None = None) -> float | None:
+    """Run to the end, or until so many seconds after the run's folder is there.
+
+    Return the seconds from the folder to the end, None where the run was killed.
+    """
+    running = subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=EXAMPLES,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def finish(command: list[object]) -> float:
-    """Run to the end; return the seconds that it took."""
+    while not any(home.exists() for home in homes(run)) and running.poll() is None:
+        time.sleep(0.01)
     began = time.perf_counter()
-    running = start(command)
-    _, error = running.communicate()
+    try:
+        _, error = running.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        running.communicate()
+        return None
     if running.returncode:
         raise RuntimeError(error)
     return time.perf_counter() - began
 
 
-def kill(command: list[object], moment: float) -> bool:
-    """Run for so many seconds; return whether there was anything left to kill."""
-    running = start(command)
-    try:
-        running.communicate(timeout=moment)
-    except subprocess.TimeoutExpired:
-        running.kill()
-        running.communicate()
-    return running.returncode < 0
-
-
 def left(run: Path) -> dict[str, int]:
     """Read every checkpoint and JSON file of a killed run; return how many there are."""
-    homes = [run, run.with_name(f".part-{run.name}")]
-    paths = [path for home in homes for path in home.rglob("*") if not path.name.startswith(".")]
+    paths = [
+        path for home in homes(run) for path in home.rglob("*") if not path.name.startswith(".")
+    ]
     saved = [read_saved(path) for path in paths if path.suffix == ".ckpt"]
     for path in paths:
         if path.suffix == ".json":
@@ -106,16 +108,17 @@ def main() -> int:
         write_standin(data, patients=6, slices=12, size=48, seed=1)
         for example in (recipe, demo):
             whole = Path(scratch) / f"{example.__name__}-whole"
-            seconds = finish(example(data, whole))
+            seconds = start(example(data, whole), whole)
+            assert seconds is not None  # nobody kills it
             expected = results(whole)
             kills: list[dict[str, Any]] = []
             while len(kills) < KILLS:
                 moment = numbers.uniform(0, seconds)
                 run = Path(scratch) / f"{example.__name__}-{moment}"
-                if not kill(example(data, run), moment):
-                    continue
+                if start(example(data, run), run, moment) is not None:
+                    continue  # there was nothing left to kill
                 row = {"seconds": round(moment, 1)} | left(run)
-                finish([*example(data, run), "--resume"])
+                start([*example(data, run), "--resume"], run)
                 same = results(run) == expected
                 failed |= not same
                 kills.append(row | {"same": same})
