@@ -112,6 +112,7 @@ def test_the_gate_weighs_slices_and_the_segmenter_pixels(runs: Path, lgg_folder:
 def test_resumes_where_it_was_killed(standin: Path, tmp_path: Path, kill, capsys) -> None:
     """Killed in the middle, a run goes on to what it would have come to; no other meanwhile."""
     more = ["--data", str(standin), "--set", "epochs=12", "cosine=true", "flip=true"]
+    more += ["--workers", "1"]  # which read ahead
     assert smoke(tmp_path / "whole", "mu-net", *more) == 0
     last = checkpoint(tmp_path, "killed", "mu-net", "last")
     capsys.readouterr()
