@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, whenever a run is killed or its disk is full."""
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -43,10 +44,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def save_whole(path: Path, content: dict[str, Any]) -> None:
-    # Into an open file, as torch hides the cause where it opens the file itself and the disk is
-    # full.
-    with replacing(path) as part, part.open("wb") as file:
-        torch.save(content, file)
+    buffer = io.BytesIO()  # torch itself says of a full disk that a position was unexpected
+    torch.save(content, buffer)
+    with replacing(path) as part:
+        part.write_bytes(buffer.getbuffer())
 
 
 def read_saved(path: Path) -> dict[str, Any]:

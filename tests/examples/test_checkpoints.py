@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import re
+import resource
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -80,6 +81,26 @@ def test_changed_bytes(good: Path, data: st.DataObject) -> None:
     with suppress(DataError):
         assert isinstance(read_saved(path), dict)
         load_checkpoint(path, "segmenter")
+
+
+def test_a_disk_that_fills_at_any_byte(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    old, new = {"epoch": 1}, {"epoch": 2, "weights": torch.rand(3000)}
+    save_whole(tmp_path / "whole", new)
+    size = (tmp_path / "whole").stat().st_size
+    save_whole(path, old)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in [*range(0, size, 199), size - 1]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            with pytest.raises(OSError, match=re.escape(f"File too large: '{path}'")):
+                save_whole(path, new)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert read_saved(path) == old
+        assert {each.name for each in tmp_path.iterdir()} == {"last.ckpt", "whole"}
+    save_whole(path, new)
+    assert read_saved(path)["epoch"] == 2
 
 
 class Bomb:
