@@ -24,7 +24,7 @@ EVIDENCE := PYTHONPATH=examples $(BIN)/python benchmarks/evidence
 SOURCES := $(shell find src examples docs CHANGELOG.md mkdocs.yml -type f -not -path '*/__pycache__/*' \
 	-not -path 'docs/generated/*' -not -path 'docs/benchmarks/*' -not -path '*/_build/*')
 
-.PHONY: help demo test test-core check format docs docs-serve bench evidence clean
+.PHONY: help demo test test-core check format docs docs-serve bench evidence kills audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,12 @@ evidence: $(READY) ## compare the loss with its rivals on slices (DATA=path to k
 	$(EVIDENCE)/flagged.py --data "$(DATA)"
 	$(EVIDENCE)/timing.py
 	$(EVIDENCE)/page.py
+
+kills: $(READY) ## kill the training examples at ten random moments each, and see that they go on to the same results
+	PYTHONPATH=examples $(BIN)/python reliability/kills.py
+
+audit: $(READY) ## look for known vulnerabilities of the pinned dependencies; asks a service on the internet
+	$(BIN)/pip-audit --disable-pip --no-deps --strict --requirement constraints.txt
 
 clean: ## remove environments, caches, runs and the site
 	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks runs dist

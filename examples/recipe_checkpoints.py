@@ -3,19 +3,21 @@
 They hold tensors and plain types only, so that ``torch.load(weights_only=True)`` reads them.
 """
 
-import pickle
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pandas as pd
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lgg_data import DataError
+from recipe_data import PARTS
+from recipe_settings import check
+from recipe_sources import Item
 from recipe_systems import PresenceClassifier, Segmenter, System
-from whole_files import replacing, write_whole
+from whole_files import read_saved, save_whole, write_whole
 
 KINDS: dict[str, type[System]] = {"segmenter": Segmenter, "presence": PresenceClassifier}
 
@@ -24,32 +26,37 @@ def load_checkpoint(path: Path, kind: str) -> Any:
     """Rebuild a system from its checkpoint; what is no such file is refused."""
     checkpoint = read_checkpoint(path)
     recipe = checkpoint["recipe"]
-    if recipe["kind"] != kind:
-        raise DataError(
-            f"a checkpoint of a {recipe['kind']} where a {kind}'s was asked for: {path}"
-        )
+    if recipe.get("kind") != kind:
+        raise DataError(f"not a checkpoint of a {kind} but of a {recipe.get('kind')}: {path}")
     try:
         # Its own weights follow: none are to be downloaded.
-        system = KINDS[kind](recipe | {"settings": recipe["settings"] | {"pretrained": False}})
+        settings = check(recipe["settings"] | {"pretrained": False})
+        system = KINDS[kind](recipe | {"settings": settings})
         system.load_state_dict(checkpoint["state_dict"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        line = str(error).splitlines()[0]
+        system.parts = {name: {Item(*pair) for pair in recipe["parts"][name]} for name in PARTS}
+    except Exception as error:  # whatever a recipe that is none can raise
+        line = str(error).partition("\n")[0]
         raise DataError(f"a checkpoint that does not fit its recipe: {path} ({line})") from error
     system.recipe = recipe
     return system.eval()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"unreadable checkpoint: {path} ({error.strerror})") from error
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        # torch would advise to load it unsafely.
-        raise DataError(f"not a checkpoint, or one that is cut off: {path}") from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("recipe"), dict):
+    checkpoint = read_saved(path)
+    if not isinstance(checkpoint.get("recipe"), dict):
         raise DataError(f"not a checkpoint of these recipes: {path}")
     return checkpoint
+
+
+def check_resumable(path: Path, system: System) -> None:
+    """Check that a checkpoint is one of this training, and holds all that it needs to go on."""
+    checkpoint = read_checkpoint(path)
+    # The weights that it began with are in it, wherever it goes on.
+    before, now = (
+        {**recipe, "weights": None} for recipe in (checkpoint["recipe"], system.described)
+    )
+    if before != now or "loops" not in checkpoint or not checkpoint.get("optimizer_states"):
+        raise DataError(f"not the last checkpoint of this training: {path}")
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -60,8 +67,21 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        with replacing(Path(path)) as part:
-            torch.save(checkpoint, part)
+        save_whole(Path(path), checkpoint)
+
+
+class Checkpoint(ModelCheckpoint):
+    """Lightning's own forgets which epoch was the best where the folder has another name now."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+
+
+class Patience(EarlyStopping):
+    """Lightning's own trains on where a run was broken off after it had lost its patience."""
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
 
 
 class History(L.Callback):

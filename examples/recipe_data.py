@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from lgg_data import DataError, Standardise
 from recipe_sources import Batch, Item, Source
 
+PARTS = ("training", "validation", "test")
+
 
 def split(
     items: Sequence[Item], parts: Sequence[float], folds: int, seed: int, *, by_patient: bool
@@ -77,10 +79,20 @@ class RecipeData(L.LightningDataModule):
         self.workers = workers
         self.augment = augmentation(settings)
         self.normalise = normalisation(settings)
+        self.next_epoch = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, asked for at the end of an epoch."""
+        return {"next_epoch": self.trainer.current_epoch + 1 if self.trainer else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.next_epoch = state_dict["next_epoch"]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         # Its order depends on the epoch, so that a resumed run goes on as the whole one would.
         sampler: Any = DistributedSampler(self.training, *self._processes(), seed=self.seed)
+        # Lightning sets the epoch too, but not before the workers of a resumed run have read ahead.
+        sampler.set_epoch(self.next_epoch)
         # A last batch of one slice would leave nothing to a norm over the batch.
         return self._loader(sampler, drop_last=len(sampler) > self.batch_size)
 

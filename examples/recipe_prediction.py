@@ -1,5 +1,6 @@
 """Predict new images with a checkpoint: masks in their format, probabilities, overlays."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from recipe_checkpoints import load_checkpoint
 from recipe_data import normalisation
 from recipe_sources import encode_attributes
 from recipe_systems import Segmenter
+from whole_files import replacing
 
 ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
@@ -68,10 +70,12 @@ def predict(
     work = list(zip(inputs, targets, strict=True))
     bar: tqdm[Any] = tqdm(work, "predicting", leave=False, delay=1)
     for each, paths in bar:
-        if system.settings["data"] == "brats":
-            _predict_case(system, each, *paths)
-        else:
-            _predict_image(system, each, attributes_of(each, table), *paths, tiles=tiles)
+        with ExitStack() as stack:
+            parts = [stack.enter_context(replacing(path)) for path in paths]
+            if system.settings["data"] == "brats":
+                _predict_case(system, each, *parts)
+            else:
+                _predict_image(system, each, attributes_of(each, table), *parts, tiles=tiles)
     return [path for paths in targets for path in paths]
 
 

@@ -87,6 +87,9 @@ def check(settings: Settings) -> Settings:
         raise DataError(f"'parts' must be three that add up to 1, got {parts}")
     if any(channel not in (0, 1, 2) for channel in settings["channels"]):
         raise DataError(f"'channels' must be of 0, 1 and 2, got {settings['channels']}")
+    for name in ("encoder", "gate"):
+        if ":" in settings[name]:  # where timm would look elsewhere, as on a hub
+            raise DataError(f"{name!r} must be a name of timm's own, got {settings[name]!r}")
     colours = [name for name in ("brightness", "contrast", "saturation") if settings[name]]
     if colours and settings["data"] == "brats":
         raise DataError(f"{colours[0]!r} is for slices in [0, 1], not for z-scores of BraTS cases")

@@ -140,8 +140,8 @@ class BratsSource:
         spacings = set()
         for case in tqdm(found, "reading cases", leave=False, delay=1):
             spacings.add(self._keep(case))
-            labels = np.load(self._path(case.name, "labels"), mmap_mode="r")
-            images = np.load(self._path(case.name, "images"), mmap_mode="r")
+            labels = _open(self._path(case.name, "labels"))
+            images = _open(self._path(case.name, "images"))
             for number, (image, label) in enumerate(zip(images, labels, strict=True)):
                 if image.any() and (label.any() or not settings["tumour_only"]):
                     self.tumour_part[Item(case.name, number)] = float((label > 0).mean())
@@ -161,14 +161,20 @@ class BratsSource:
             _save(self._path(case.name, "images"), images)
             _save(self._path(case.name, "labels"), fit(volumes.labels, self.side))
             _save(path, np.round(volumes.spacing, 3))  # the last: where it is, all are whole
-        return tuple(np.load(path).tolist())
+        return tuple(_open(path).tolist())
 
     def read(self, item: Item) -> Batch:
         image, label = (
-            np.load(self._path(item.case, kind), mmap_mode="r")[item.number]
-            for kind in ("images", "labels")
+            _open(self._path(item.case, kind))[item.number] for kind in ("images", "labels")
         )
         return torch.tensor(image).float(), torch.tensor(label).long(), torch.empty(0)
+
+
+def _open(path: Path) -> Any:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise DataError(f"no array, or one that is cut off: {path} (delete its folder)") from error
 
 
 def _save(path: Path, array: Any) -> None:

@@ -20,7 +20,7 @@ from torchmetrics.classification import (
 
 from gliomaseg_layers import CompoundLoss, WeightRamp
 from recipe_networks import make_network, with_weights
-from recipe_sources import Batch
+from recipe_sources import Batch, Item
 
 
 class System(L.LightningModule):
@@ -33,6 +33,7 @@ class System(L.LightningModule):
     kind: str
     monitor: str
     network: nn.Module
+    parts: dict[str, set[Item]]  # of the slices it was trained on, where it comes from a checkpoint
 
     def __init__(self, recipe: dict[str, Any]) -> None:
         super().__init__()
@@ -60,8 +61,13 @@ class System(L.LightningModule):
             schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, schedule], [warmup])
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """The recipe as a checkpoint holds it."""
+        return self.recipe | {"kind": self.kind}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["recipe"] = self.recipe | {"kind": self.kind}
+        checkpoint["recipe"] = self.described
 
     def record(self, **values: Any) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True)

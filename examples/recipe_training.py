@@ -17,13 +17,20 @@ import lightning as L
 import pandas as pd
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from gliomaseg_layers.networks import GatedSegmenter
 from lgg_data import DataError
 from lgg_report import markdown_table
-from recipe_checkpoints import History, WholeFiles, load_checkpoint, read_checkpoint
-from recipe_data import RecipeData, split
+from recipe_checkpoints import (
+    Checkpoint,
+    History,
+    Patience,
+    WholeFiles,
+    check_resumable,
+    load_checkpoint,
+    read_checkpoint,
+)
+from recipe_data import PARTS, RecipeData, split
 from recipe_evaluation import evaluate, importance, presence_report
 from recipe_report import (
     choose_slices,
@@ -36,9 +43,8 @@ from recipe_report import (
 from recipe_settings import Recipe, Settings
 from recipe_sources import Item, Source
 from recipe_systems import PresenceClassifier, Segmenter, System
-from whole_files import write_whole
+from whole_files import read_json, write_whole
 
-PARTS = ("training", "validation", "test")
 Parts = tuple[list[Item], list[Item], list[Item]]
 
 
@@ -218,20 +224,18 @@ def _fit(
     }
     callbacks: list[L.Callback] = [
         History(folder / "metrics.csv"),
-        ModelCheckpoint(
+        Checkpoint(
             filename="best", monitor=system.monitor, mode="max", save_weights_only=True, **keep
         ),
-        ModelCheckpoint(filename="last", **keep),
+        Checkpoint(filename="last", **keep),
     ]
     if settings["patience"]:
-        callbacks.insert(
-            1, EarlyStopping(system.monitor, patience=settings["patience"], mode="max")
-        )
+        callbacks.insert(1, Patience(system.monitor, patience=settings["patience"], mode="max"))
     trainer = make_trainer(options, max_epochs=settings["epochs"], callbacks=callbacks)
     data = RecipeData(source, parts[0], parts[1], settings, options.workers)
     resume = None
     if last.exists():
-        read_checkpoint(last)
+        check_resumable(last, system)
         resume = last
     if first_process():
         print(f"{name}: {f'going on from {last}' if resume else 'training'}", flush=True)
@@ -252,4 +256,4 @@ def _finish(folder: Path, found: dict[str, Any]) -> None:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
+    return read_json(folder / "results.json")

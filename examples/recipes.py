@@ -14,8 +14,8 @@ import os
 import sys
 import tempfile
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,12 +24,13 @@ import brats_standin
 import lgg_standin
 from lgg_data import DataError
 from recipe_checkpoints import load_checkpoint
-from recipe_data import RecipeData
+from recipe_data import PARTS, RecipeData
 from recipe_evaluation import evaluate
 from recipe_prediction import load_predictor, predict
 from recipe_settings import PRESETS, Settings, read_recipe, recipe_names
-from recipe_sources import BratsSource, Item, LggSource, Source
-from recipe_training import PARTS, first_process, make_trainer, train
+from recipe_sources import BratsSource, LggSource, Source
+from recipe_training import first_process, make_trainer, train
+from run_folder import alone_in, check_plan
 from whole_files import write_whole
 
 
@@ -68,32 +69,21 @@ def run_training(options: argparse.Namespace, scratch: Path) -> None:
         "data": str(options.data.resolve()) if options.data else None,
         **{name: getattr(options, name) for name in ("split", "smoke", "patients")},
     }
-    if first_process():
-        _check_plan(output / "run.json", plan, resume=options.resume)
     settings = recipe.shared | {
         "attributes": any(variant["attributes"] for variant in recipe.variants.values())
     }
-    source = open_source(settings, options, scratch, options.cache or output / "cache")
-    if first_process():
-        write_whole(output / "run.json", json.dumps(plan, indent=1))
     names = {"lgg": "The LGG Segmentation Dataset", "brats": "BraTS cases"}
     name = names[settings["data"]] if options.data else "A generated stand-in, no patient's data"
-    train(recipe, source, options, output, name)
+    with alone_in(output) if first_process() else nullcontext():
+        if first_process():
+            check_plan(output, plan, resume=options.resume, kept="cache")
+        source = open_source(settings, options, scratch, options.cache or output / "cache")
+        if first_process():
+            write_whole(output / "run.json", json.dumps(plan, indent=1))
+        train(recipe, source, options, output, name)
     if first_process():
         print((output / "report.md").read_text())
         print(f"Results: {output}")
-
-
-def _check_plan(path: Path, plan: dict[str, Any], *, resume: bool) -> None:
-    """Go on only with what was begun; begin only where nothing is but cases read before."""
-    found = {each.name for each in path.parent.iterdir()} if path.parent.exists() else set()
-    if found - {"cache"} and not resume:
-        raise DataError(f"results exist already: {path.parent} (--resume goes on; or --output)")
-    if path.exists():
-        before = json.loads(path.read_text())
-        for key in plan:
-            if before.get(key) != plan[key]:
-                raise DataError(f"{path.parent} was begun with another {key!r}: see {path}")
 
 
 def run_evaluation(options: argparse.Namespace, scratch: Path) -> None:
@@ -106,7 +96,7 @@ def run_evaluation(options: argparse.Namespace, scratch: Path) -> None:
     source = open_source(settings, options, scratch, cache, columns or None)
     items = list(source.tumour_part)
     if options.part != "all":
-        chosen = {Item(*pair) for pair in system.recipe["parts"][options.part]}
+        chosen = system.parts[options.part]
         items = [item for item in items if item in chosen]
         if len(items) < len(chosen):
             raise DataError(

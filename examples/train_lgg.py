@@ -1,19 +1,18 @@
 """Train MONAI's U-Net on LGG slices three ways from one warm start, and report what the loss does.
 
 1. BCE + Dice; 2. BCE + Dice with BCE counted twice (the control: [WAN23]'s eq. 13 counts it twice);
-3. BCE + Dice + outlier-region term. Writes metrics.csv, report.md and pictures to runs/<name>/.
+3. BCE + Dice + outlier-region term. Writes metrics.csv, report.md and pictures to runs/<name>/. A
+run that was broken off keeps the trainings that it had finished; --resume goes on with the next.
 """
 
 import argparse
 import copy
+import json
 import logging
 import os
-import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,12 @@ from lgg_data import (
 from lgg_evaluation import score
 from lgg_report import write_report
 from lgg_standin import write_standin
+from run_folder import RESULTS, results_folder
+from whole_files import read_saved, save_whole, write_whole
 
 WARM_START = "warm start (BCE + Dice)"
+# Options that say where and with what, but not what is computed.
+MACHINE = ("accelerator", "name", "resume", "runs", "workers")
 
 
 class Segmenter(L.LightningModule):
@@ -104,8 +107,11 @@ def variants(options: argparse.Namespace) -> dict[str, CompoundLoss]:
     }
 
 
-def train(options: argparse.Namespace, folder: Path, output: Path) -> None:
-    """Run the whole job on a ``kaggle_3m`` folder; leave the results in ``output``."""
+def train(options: argparse.Namespace, folder: Path, folder_of_run: Path) -> None:
+    """Run the whole job on a ``kaggle_3m`` folder; leave the results in the run's folder.
+
+    What each training leaves is kept there, and read instead of trained again.
+    """
     slices = find_slices(folder, patients=options.patients)
     training, held_out = split_by_patient(slices, options.held_out, options.seed)
     if not any(piece.tumour_pixels for piece in training):
@@ -133,6 +139,7 @@ def train(options: argparse.Namespace, folder: Path, output: Path) -> None:
         strides=(2, 2, 2),
         act="relu",
     )
+    print(f"After a break, --name {options.name} --resume goes on", flush=True)
     steps_per_epoch = -(-len(training) // options.batch_size)
     steps = steps_per_epoch * (options.warm_epochs + len(losses) * options.epochs)
     rows: list[dict[str, Any]] = []
@@ -141,8 +148,9 @@ def train(options: argparse.Namespace, folder: Path, output: Path) -> None:
     with tqdm(total=steps, unit="step", dynamic_ncols=True) as bar:
         data = SliceData(training, held_out, size, options.batch_size, options.workers)
         runs = {WARM_START: CompoundLoss(gamma=0.0)} | losses
-        for name, loss in runs.items():
+        for number, (name, loss) in enumerate(runs.items()):
             bar.set_description(name)
+            kept = folder_of_run / f"{number}.ckpt"
             # The same seed gives every variant the same slices in the same order, augmented alike.
             L.seed_everything(options.seed + (name != WARM_START), workers=True, verbose=False)
             variant = network if name == WARM_START else copy.deepcopy(network)
@@ -161,12 +169,20 @@ def train(options: argparse.Namespace, folder: Path, output: Path) -> None:
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
             )
-            trainer.fit(module, datamodule=data)
+            if kept.exists():
+                record.rows = _read_training(kept, variant)
+                bar.update(epochs * steps_per_epoch)
+            else:
+                trainer.fit(module, datamodule=data)
+                write_whole(folder_of_run / "run.json", json.dumps(plan(options), indent=1))
+                save_whole(kept, {"network": variant.state_dict(), "rows": record.rows})
             batches = trainer.predict(module, datamodule=data)
             predictions[name] = torch.cat([probs for probs, _ in batches or []])
             masks = torch.cat([mask for _, mask in batches or []])
             rows += record.rows
 
+    output = folder_of_run / RESULTS
+    output.mkdir(exist_ok=True)
     history = pd.DataFrame(rows)
     history.to_csv(output / "metrics.csv", index=False)
     scores = pd.DataFrame({name: score(probs, masks) for name, probs in predictions.items()}).T
@@ -183,19 +199,20 @@ def train(options: argparse.Namespace, folder: Path, output: Path) -> None:
     )
 
 
-@contextmanager
-def results_folder(target: Path) -> Iterator[Path]:
-    """Give a folder to write to that becomes ``target`` only when all has been written."""
-    if target.exists():
-        raise DataError(f"results exist already: {target} (choose another --name)")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+def _read_training(path: Path, network: nn.Module) -> list[dict[str, Any]]:
+    """Give the network the weights of a finished training; return its figures."""
+    saved = read_saved(path)
     try:
-        yield partial
-        partial.chmod(0o755)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        network.load_state_dict(saved["network"])
+        return list(saved["rows"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise DataError(f"not a training of this run: {path}") from error
+
+
+def plan(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what decides the results."""
+    chosen = {name: value for name, value in vars(options).items() if name not in MACHINE}
+    return chosen | {"data": str(options.data.resolve()) if options.data else None}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -236,7 +253,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--runs", type=Path, default=Path("runs"), help="folder of the results")
     add("--name", help="of the results' folder; data set, formulation and time if unset")
+    add("--resume", action="store_true", help="go on with the run that was begun by this --name")
     options = parser.parse_args(arguments)
+    if options.resume and options.name is None:
+        parser.error("--resume needs --name")
     for name in ("warm_epochs", "epochs"):
         if getattr(options, name) is None:
             default = {"warm_epochs": (14, 8), "epochs": (6, 3)}[name]
@@ -272,12 +292,15 @@ def main(arguments: list[str] | None = None) -> int:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     target = options.runs / options.name
     try:
-        with results_folder(target) as output, tempfile.TemporaryDirectory() as scratch:
+        with (
+            results_folder(target, plan(options), resume=options.resume) as run,
+            tempfile.TemporaryDirectory() as scratch,
+        ):
             folder = options.data
             if folder is None:
                 folder = Path(scratch) / "kaggle_3m"
                 write_standin(folder, seed=options.seed)
-            train(options, folder, output)
+            train(options, folder, run)
     except (DataError, MisconfigurationException, OSError) as error:
         print(f"train_lgg: {error}", file=sys.stderr)
         return 1

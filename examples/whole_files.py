@@ -1,9 +1,16 @@
-"""Files that are there whole or not at all, whenever a run is killed."""
+"""Files that are there whole or not at all, whenever a run is killed or its disk is full."""
 
+import io
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from lgg_data import DataError
 
 
 @contextmanager
@@ -11,10 +18,47 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside the target to write to, which becomes the target at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
-    yield part
-    os.replace(part, path)
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)
+        raise
 
 
 def write_whole(path: Path, text: str) -> None:
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"not JSON, or cut off: {path} ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"not a JSON object: {path}")
+    return content
+
+
+def save_whole(path: Path, content: dict[str, Any]) -> None:
+    buffer = io.BytesIO()  # torch itself says of a full disk that a position was unexpected
+    torch.save(content, buffer)
+    with replacing(path) as part:
+        part.write_bytes(buffer.getbuffer())
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """Read tensors and plain types; a file that holds anything else is refused, and not run."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise DataError(f"unreadable checkpoint: {path} ({error.strerror})") from error
+    except Exception as error:  # what a stranger's bytes can raise is nowhere listed
+        # torch would advise to load it unsafely.
+        raise DataError(f"not a checkpoint, or one that is cut off: {path}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"not a checkpoint of these examples: {path}")
+    return content

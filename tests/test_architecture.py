@@ -82,7 +82,7 @@ def modules() -> list[str]:
     if importlib.util.find_spec("torchmetrics") is None:
         names = [name for name in names if ".metrics" not in name]
     if importlib.util.find_spec("triton") is None:
-        names = [name for name in names if not name.endswith("_triton")]
+        names = [name for name in names if not name.endswith(("_kernels", "_triton"))]
     return names
 
 

@@ -1,7 +1,7 @@
 """Checks of arguments. Each error names the argument, what was expected and what came."""
 
-import math
 import operator
+import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 
@@ -12,6 +12,7 @@ MODES = ("binary", "multilabel", "multiclass")
 FORMULATIONS = ("balanced", "suppress", "penalty", "paper")
 REDUCTIONS = ("none", "mean", "sum")
 BACKENDS = ("auto", "eager", "triton")
+LARGEST = sys.float_info.max  # an int may be larger, and finite
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -22,13 +23,13 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 def check_positive(name: str, value: float) -> None:
     _check_number(name, value)
-    if not 0 < value < math.inf:
+    if not 0 < value <= LARGEST:
         raise ValueError(f"`{name}` must be finite and > 0, got {value}")
 
 
 def check_not_negative(name: str, value: float) -> None:
     _check_number(name, value)
-    if not 0 <= value < math.inf:
+    if not 0 <= value <= LARGEST:
         raise ValueError(f"`{name}` must be finite and >= 0, got {value}")
 
 

@@ -2,6 +2,11 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,3 +31,24 @@ def lgg_folder(standin: Path) -> Path:
 def broken(standin: Path, tmp_path: Path) -> Path:
     """Return a copy of the stand-in for a test to break."""
     return Path(shutil.copytree(standin, tmp_path / "kaggle_3m"))
+
+
+@pytest.fixture
+def kill() -> Callable[..., None]:
+    """Start a program, stop it when a file is there, look at it, and kill it."""
+
+    def kill(program: list[object], appears: Path, look: Callable[[], None]) -> None:
+        running = subprocess.Popen(
+            [sys.executable, *map(str, program)],
+            cwd=Path(__file__).resolve().parents[2],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not appears.exists() and running.poll() is None:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGSTOP)
+        look()
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+
+    return kill

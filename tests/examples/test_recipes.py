@@ -5,11 +5,11 @@ import functools
 import json
 import operator
 import re
-import signal
+import shutil
 import subprocess
 import sys
-import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -22,6 +22,7 @@ from PIL import Image
 import recipe_checkpoints
 import recipe_networks
 import recipe_systems
+import recipe_training
 from brats_standin import write_cases
 from lgg_data import DataError
 from recipe_checkpoints import load_checkpoint
@@ -108,22 +109,22 @@ def test_the_gate_weighs_slices_and_the_segmenter_pixels(runs: Path, lgg_folder:
     assert recipe["gate_pos_weight"] == pytest.approx((1 - present) / present)
 
 
-def test_resumes_where_it_was_killed(standin: Path, tmp_path: Path) -> None:
-    """Killed in the middle, a run goes on to what it would have come to."""
+def test_resumes_where_it_was_killed(standin: Path, tmp_path: Path, kill, capsys) -> None:
+    """Killed in the middle, a run goes on to what it would have come to; no other meanwhile."""
     more = ["--data", str(standin), "--set", "epochs=12", "cosine=true", "flip=true"]
+    more += ["--workers", "1"]  # which read ahead
     assert smoke(tmp_path / "whole", "mu-net", *more) == 0
-    command = [sys.executable, "examples/recipes.py", "train", "mu-net", "--smoke", *CPU, *more]
-    running = subprocess.Popen(
-        [*command, "--output", tmp_path / "killed"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     last = checkpoint(tmp_path, "killed", "mu-net", "last")
-    while not last.exists() and running.poll() is None:
-        time.sleep(0.01)
-    running.send_signal(signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL
+    capsys.readouterr()
+
+    def try_another() -> None:
+        for go_on in ([], ["--resume"]):
+            assert smoke(tmp_path / "killed", "mu-net", *more, *go_on) == 1
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line == f"recipes: another run is at work in {tmp_path / 'killed'}"
+
+    command = ["examples/recipes.py", "train", "mu-net", "--smoke", *CPU, *more]
+    kill([*command, "--output", tmp_path / "killed"], last, try_another)
     epoch = torch.load(last, weights_only=True)["epoch"] + 1
     assert epoch < 12
     assert not (tmp_path / "killed" / "report.md").exists()
@@ -143,8 +144,111 @@ def test_resumes_where_it_was_killed(standin: Path, tmp_path: Path) -> None:
     results = tmp_path / "killed" / "fold-1" / "u-net" / "results.json"
     results.unlink()
     last = checkpoint(tmp_path, "killed", "u-net", "last")
-    last.write_bytes(last.read_bytes()[:1000])
-    assert smoke(tmp_path / "killed", "mu-net", *more, "--resume") == 1
+    best, other = checkpoint(tmp_path, "killed", "u-net"), checkpoint(tmp_path, "whole", "mu-net")
+    gone = {"recipe": {}}, torch.load(last, weights_only=True) | {"optimizer_states": []}
+    torch.save(gone[0], tmp_path / "no recipe")
+    torch.save(gone[1], tmp_path / "no optimiser")
+    (tmp_path / "cut").write_bytes(last.read_bytes()[:1000])
+    for foreign in (
+        best,
+        other,
+        *(tmp_path / name for name in ("no recipe", "no optimiser", "cut")),
+    ):
+        shutil.copyfile(foreign, last)
+        capsys.readouterr()
+        assert smoke(tmp_path / "killed", "mu-net", *more, "--resume") == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(last) in line
+
+
+def break_off(patch: pytest.MonkeyPatch, epoch: int, how: Callable[[], None]) -> None:
+    """Do something at the beginning of an epoch, from 0."""
+    begin = recipe_checkpoints.History.on_train_epoch_start
+    patch.setattr(
+        recipe_checkpoints.History,
+        "on_train_epoch_start",
+        lambda self, trainer, module: (
+            how() if trainer.current_epoch == epoch else None,
+            begin(self, trainer, module),
+        ),
+    )
+
+
+def stop() -> None:
+    raise DataError("stopped")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    standin: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    more = ["--data", str(standin), "--epochs", "3"]
+    last = checkpoint(tmp_path, "a", "mu-net", "last")
+    part = last.with_name(f".part-{last.name}")
+    with monkeypatch.context() as patch:
+        break_off(patch, 2, lambda: part.symlink_to("/dev/full"))
+        assert smoke(tmp_path / "a", "mu-net", *more) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"recipes: [Errno 28] No space left on device: '{last}'"
+    assert torch.load(last, weights_only=True)["epoch"] == 1
+    assert not part.is_symlink()
+    assert smoke(tmp_path / "a", "mu-net", *more, "--resume") == 0
+
+
+def test_a_run_without_patience_left_does_not_go_on(
+    standin: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Nor does it forget which epoch was the best, wherever its folder is now."""
+    worse = iter([0.5, 0.4, 0.3, 0.9, *[0.1] * 20])
+    log = recipe_systems.System.record
+    monkeypatch.setattr(
+        recipe_systems.System,
+        "record",
+        lambda system, **values: log(
+            system,
+            **(
+                values | {"val_dice": torch.tensor(next(worse))} if "val_dice" in values else values
+            ),
+        ),
+    )
+    more = ["--data", str(standin), "--set", "patience=2", "epochs=9"]
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe_training, "evaluate", lambda *_: stop())
+        assert smoke(tmp_path / "a", "mu-net", *more) == 1
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert smoke(tmp_path / "b", "mu-net", *more, "--resume") == 0
+    history = pd.read_csv(tmp_path / "b" / "fold-1" / "mu-net" / "metrics.csv")
+    assert list(history["val_dice"].round(3)) == [0.5, 0.4, 0.3]
+
+
+def test_a_moved_run_remembers_its_best_epoch(standin: Path, tmp_path: Path, monkeypatch) -> None:
+    more = ["--data", str(standin), "--epochs", "6", "--set", "learning_rate=0.3"]
+    assert smoke(tmp_path / "whole", "mu-net", *more) == 0
+    with monkeypatch.context() as patch:
+        break_off(patch, 4, stop)
+        assert smoke(tmp_path / "a", "mu-net", *more) == 1
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert smoke(tmp_path / "b", "mu-net", *more, "--resume") == 0
+    best = [
+        torch.load(checkpoint(tmp_path, name, "mu-net"), weights_only=True)["epoch"]
+        for name in ("whole", "b")
+    ]
+    assert best[0] == best[1]
+
+
+def test_a_run_of_corrupt_files_is_refused_in_one_line(
+    runs: Path, cases: Path, tmp_path: Path, capsys
+) -> None:
+    run = Path(shutil.copytree(runs / "msfen", tmp_path / "a"))
+    more = ["--data", str(cases), "--patients", "5", "--resume"]
+    cache = next((run / "cache").rglob("*-labels.npy"))
+    for path in (cache, run / "fold-1" / "msfen" / "results.json", run / "run.json"):
+        for content in (b"", b"[]", path.read_bytes()[:100]):
+            path.write_bytes(content)
+            assert smoke(run, "msfen", *more) == 1
+            (line,) = capsys.readouterr().err.splitlines()
+            assert str(path) in line
+        shutil.copyfile(runs / "msfen" / path.relative_to(run), path)
+    assert smoke(run, "msfen", *more) == 0
 
 
 def test_the_ramp_goes_on_too(standin: Path, tmp_path: Path, monkeypatch) -> None:
@@ -157,19 +261,9 @@ def test_the_ramp_goes_on_too(standin: Path, tmp_path: Path, monkeypatch) -> Non
         lambda ramp: (seen.append(ramp.last_value), step(ramp))[1],
     )
 
-    def stop(*_: object) -> None:
-        raise DataError("stopped")
-
     more = ["--data", str(standin), "--epochs", "4"]
     with monkeypatch.context() as patch:
-        save = recipe_checkpoints.History.on_train_epoch_start
-        patch.setattr(
-            recipe_checkpoints.History,
-            "on_train_epoch_start",
-            lambda self, trainer, module: (
-                stop() if trainer.current_epoch == 2 else save(self, trainer, module)
-            ),
-        )
+        break_off(patch, 2, stop)
         assert smoke(tmp_path / "a", "attribute-deeplab", *more) == 1
     assert smoke(tmp_path / "a", "attribute-deeplab", *more, "--resume") == 0
     assert seen == pytest.approx([0, 0, 1 / 3, 2 / 3, 1, 1, 1, 1])

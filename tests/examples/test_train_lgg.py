@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 import lgg_report
+import train_lgg
 from lgg_evaluation import score, slice_dice
 from train_lgg import main
+from whole_files import read_saved, save_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -89,14 +91,71 @@ def test_an_accelerator_that_is_not_there(standin: Path, tmp_path: Path, capsys)
     assert "Accelerator" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_full_disk_leaves_nothing(standin: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_a_full_disk_leaves_no_results_but_what_was_trained(
+    standin: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "curves.png")
 
-    monkeypatch.setattr(lgg_report, "_draw_curves", full)
-    assert run(standin, tmp_path, "--name", "a") == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(lgg_report, "_draw_curves", full)
+        assert run(standin, tmp_path, "--name", "a") == 1
     assert "No space left on device: 'curves.png'" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".part-a"]
+    for more, expected in (
+        ([], "results exist already"),
+        (["--resume", "--seed", "24"], "begun with another 'seed'"),
+    ):
+        assert run(standin, tmp_path, "--name", "a", *more) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert expected in line
+    monkeypatch.delattr(train_lgg.L.Trainer, "fit")  # all is trained
+    assert run(standin, tmp_path, "--name", "a", "--resume") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+
+
+@pytest.mark.parametrize("full", ["0.ckpt", "1.ckpt", "run.json"])
+def test_a_full_disk_while_training(standin: Path, tmp_path: Path, capsys, full: str) -> None:
+    state = tmp_path / ".part-a"
+    state.mkdir()
+    (state / f".part-{full}").symlink_to("/dev/full")
+    assert run(standin, tmp_path, "--name", "a", "--resume") == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"train_lgg: [Errno 28] No space left on device: '{state / full}'"
+    for path in state.glob("*.ckpt"):
+        assert len(read_saved(path)["rows"]) == 2
+    assert len([*state.glob("*.ckpt")]) == (full == "1.ckpt")
+
+
+def test_resumes_where_it_was_killed(standin: Path, tmp_path: Path, capsys, kill) -> None:
+    """Killed in the middle, a run goes on to what it would have come to; no other meanwhile."""
+    assert run(standin, tmp_path, "--name", "whole") == 0
+    capsys.readouterr()
+
+    def try_another() -> None:
+        for go_on in ([], ["--resume"]):
+            assert run(standin, tmp_path, "--name", "killed", *go_on) == 1
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line == f"train_lgg: another run is at work in {state}"
+
+    state = tmp_path / ".part-killed"
+    command = ["examples/train_lgg.py", "--data", standin, "--runs", tmp_path, *SMALL]
+    kill([*command, "--name", "killed"], state / "1.ckpt", try_another)
+    assert len(read_saved(state / "0.ckpt")["rows"]) == 2
+    for content in (b"", (state / "0.ckpt").read_bytes()[:-9]):
+        (state / "3.ckpt").write_bytes(content)
+        assert run(standin, tmp_path, "--name", "killed", "--resume") == 1
+        assert f"cut off: {state / '3.ckpt'}" in capsys.readouterr().err.splitlines()[-1]
+    for foreign in ({}, {"network": {}, "rows": []}, {"network": 3, "rows": 3}):
+        save_whole(state / "3.ckpt", foreign)
+        assert run(standin, tmp_path, "--name", "killed", "--resume") == 1
+        assert f"not a training of this run: {state / '3.ckpt'}" in capsys.readouterr().err
+    (state / "3.ckpt").unlink()
+    assert run(standin, tmp_path, "--name", "killed", "--resume") == 0
+    for name in ("metrics.csv", "report.md"):
+        whole, killed = ((tmp_path / folder / name).read_text() for folder in ("whole", "killed"))
+        assert whole == killed
 
 
 def test_output_that_cannot_be_written(standin: Path, tmp_path: Path, capsys) -> None:
@@ -111,6 +170,7 @@ def test_output_that_cannot_be_written(standin: Path, tmp_path: Path, capsys) ->
         (["--inner", "6"], "`inner` must be odd and positive"),
         (["--outer", "7"], "`outer` must be at least `inner`"),
         (["--strength", "-1"], "`strength` must be finite and >= 0"),
+        (["--resume"], "--resume needs --name"),
         (["--epochs", "0"], "--epochs must be 1 or more"),
         (["--seed", "-1"], "--seed and --workers must be 0 or more"),
         (["--learning-rate", "0"], "--learning-rate must be above 0"),

@@ -5,6 +5,8 @@ import pickle
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
 
@@ -119,6 +121,9 @@ STATE = {"name": "gamma", "last_step": 2, "last_value": 0.5}
         ({"last_value": -0.5}, ValueError, "-0.5"),
         ({"last_value": math.nan}, ValueError, "nan"),
         ({"last_value": "1"}, TypeError, "'1'"),
+        ({"last_value": 10**400}, ValueError, "0000"),
+        ({"last_value": torch.tensor(1.0)}, TypeError, "tensor"),
+        ({"name": ["gamma"]}, ValueError, "gamma"),
     ],
 )
 def test_bad_states(change, error, got):
@@ -131,6 +136,39 @@ def test_bad_states(change, error, got):
     assert float(loss.gamma) == 0
     ramp.load_state_dict(STATE)
     assert float(loss.gamma) == 0.5
+
+
+@pytest.mark.parametrize("state", [None, "name", 3, list(STATE), b"", [("name", "gamma")]])
+def test_states_that_are_no_mappings(state):
+    with pytest.raises(
+        TypeError, match=f"`state_dict` must be a mapping, got {type(state).__name__}"
+    ):
+        WeightRamp(CompoundLoss(), "gamma", total_steps=4).load_state_dict(state)
+
+
+SPECIAL = st.sampled_from([None, True, 10**400, -1, math.nan])
+ANYTHING = st.recursive(
+    st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=4,
+)
+
+
+@given(change=st.dictionaries(st.sampled_from([*STATE, "more"]), SPECIAL | ANYTHING, min_size=1))
+def test_a_state_is_taken_whole_or_refused(change):
+    state = STATE | change
+    loss = CompoundLoss()
+    ramp = WeightRamp(loss, "gamma", total_steps=4)
+    ramp.step()
+    before = ramp.state_dict()
+    try:
+        ramp.load_state_dict(state)
+    except (TypeError, ValueError):
+        assert ramp.state_dict() == before
+    else:
+        assert ramp.state_dict() == {name: state[name] for name in STATE}
+    assert float(loss.gamma) == ramp.last_value
+    ramp.step()  # and goes on
 
 
 @pytest.mark.parametrize(

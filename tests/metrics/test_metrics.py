@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor
+from torchmetrics import Metric
 
 from gliomaseg_layers.metrics import (
     LesionWiseDice,
@@ -126,6 +127,55 @@ def test_bad_maps_and_copies(metric) -> None:
     preds, target = data()
     again = pickle.loads(pickle.dumps(metric))
     assert again(preds, target) == metric(preds, target)
+
+
+METRICS = [RegionCounts, LesionWiseDice]
+
+
+def saved(make) -> tuple[Metric, dict[str, Tensor]]:
+    """Return a metric that has seen images, and its state."""
+    metric = make()
+    metric.persistent(True)
+    metric.update(*data())
+    return metric, metric.state_dict()
+
+
+@pytest.mark.parametrize("make", METRICS)
+def test_a_state_is_loaded_whole(make) -> None:
+    metric, state = saved(make)
+    again, other = make(), make()
+    again.load_state_dict(state)
+    other.load_state_dict(state, strict=False)
+    assert again.metric_state == other.metric_state == metric.metric_state
+    again.update(*data())
+    assert again.images == 2 * metric.images
+    assert other.metric_state == metric.metric_state == state  # copies
+    make().load_state_dict({})  # without persistent states there are none
+
+
+@pytest.mark.parametrize("make", METRICS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda total: None,
+        lambda total: 3,
+        lambda total: "3",
+        lambda total: -total - 1,
+        lambda total: total.expand(2),
+        lambda total: total.to(torch.float32),
+        lambda total: total.to(torch.float64) * torch.nan,
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(make, change) -> None:
+    metric, state = saved(make)
+    before = dict(metric.metric_state)
+    for name in state:
+        for strict in (True, False):
+            with pytest.raises(RuntimeError, match=f"`{name}` must be a finite scalar of torch"):
+                metric.load_state_dict({**state, name: change(state[name])}, strict=strict)
+        assert metric.metric_state == before
+    with pytest.raises(RuntimeError, match="got None"):  # of a version without this count
+        metric.load_state_dict(dict(list(state.items())[:-1]))
 
 
 @pytest.mark.parametrize(

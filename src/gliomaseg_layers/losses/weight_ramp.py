@@ -1,6 +1,7 @@
 """Raise a weight of a loss during training."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -91,11 +92,11 @@ class WeightRamp:
 
     def value_at(self, step: int) -> float:
         """Return the weight at a step."""
-        part = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
-        if part <= 0:
+        if step <= self.warmup_steps:
             return self.start
-        if part >= 1 or self.shape == "step":
+        if step >= self.total_steps or self.shape == "step":
             return self.end
+        part = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
         if self.shape == "cosine":
             part = (1 - math.cos(math.pi * part)) / 2
         return self.start + (self.end - self.start) * part
@@ -109,8 +110,13 @@ class WeightRamp:
         """Return what a resumed run needs; the schedule itself is given at construction."""
         return {"name": self.name, "last_step": self.last_step, "last_value": self.last_value}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state, and write its weight into the loss."""
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a saved state, and write its weight into the loss.
+
+        What is no such state changes nothing.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"`state_dict` must be a mapping, got {type(state_dict).__name__}")
         missing = {"name", "last_step", "last_value"} - set(state_dict)
         if missing:
             raise ValueError(f"`state_dict` must be a WeightRamp's, got one without {missing}")

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import ndimage
 from torch import Tensor
-from torchmetrics import Metric
 
 from gliomaseg_layers._checks import check_int, check_not_negative
 from gliomaseg_layers.metrics._masks import mask_pairs
+from gliomaseg_layers.metrics._totals import Totals
 from gliomaseg_layers.metrics.regions import label_regions, pixel_size, read_pair
 
 __all__ = ["LesionScore", "LesionWiseDice", "lesion_wise_dice"]
@@ -95,7 +95,7 @@ def lesion_wise_dice(
     return LesionScore(dice, found, len(scores) - found, spurious)
 
 
-class LesionWiseDice(Metric):
+class LesionWiseDice(Totals):
     """Lesion-wise Dice over a data set, as a torchmetrics metric.
 
     ``update(preds, target)`` takes maps ``(N, C, H, W)`` or ``(N, C, D, H, W)``, of which every

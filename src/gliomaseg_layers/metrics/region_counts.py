@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from gliomaseg_layers.metrics._masks import mask_pairs
+from gliomaseg_layers.metrics._totals import Totals
 from gliomaseg_layers.metrics.regions import RegionCount, count_regions
 
 __all__ = ["RegionCounts"]
 
 
-class RegionCounts(Metric):
+class RegionCounts(Totals):
     """Count predicted, spurious, noise and missed regions, and holes, over a data set.
 
     ``update(preds, target)`` takes maps ``(N, C, H, W)`` or ``(N, C, D, H, W)``, of which every

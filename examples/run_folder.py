@@ -1,0 +1,59 @@
+"""One run at a time in a folder, and none but the one that was begun there."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lgg_data import DataError
+from whole_files import read_json
+
+LOCK = ".lock"
+RESULTS = "results"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other runs out; the system opens the door again where a run is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise DataError(f"another run is at work in {folder}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a run that ended before it began leaves nothing
+            path.unlink()  # first: who opened it already sees that it is gone, and asks anew
+            folder.rmdir()
+        lock.release()
+
+
+def check_plan(folder: Path, plan: dict[str, Any], *, resume: bool, kept: str = LOCK) -> None:
+    """Go on only with what was begun; begin only where nothing is but the lock and ``kept``."""
+    if {each.name for each in folder.iterdir()} - {LOCK, kept} and not resume:
+        raise DataError(f"results exist already: {folder} (--resume goes on; or choose another)")
+    path = folder / "run.json"
+    if path.exists():
+        before = read_json(path)
+        for key in plan:
+            if before.get(key) != plan[key]:
+                raise DataError(f"{folder} was begun with another {key!r}: see {path}")
+
+
+@contextmanager
+def results_folder(target: Path, plan: dict[str, Any], *, resume: bool) -> Iterator[Path]:
+    """Give a folder to work in, whose ``results`` become ``target`` when all has been written."""
+    if target.exists():
+        raise DataError(f"results exist already: {target} (choose another --name)")
+    part = target.with_name(f".part-{target.name}")
+    with alone_in(part):
+        check_plan(part, plan, resume=resume)
+        yield part
+        (part / RESULTS).rename(target)
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,133 @@
+"""Kill the training examples at random moments, go on, and compare with runs that were let be.
+
+python reliability/kills.py    # prints a table, writes reliability/results/kills.json
+
+On a generated stand-in, with small networks: each example is run once to its end, and ten times
+until a SIGKILL at a moment drawn evenly from the time that the whole run took after it had made its
+folder. Then every file that it left must be readable, and the same command with --resume must end
+with the whole run's results.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lgg_standin import write_standin
+from whole_files import read_json, read_saved, write_whole
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+RESULTS = Path(__file__).parent / "results" / "kills.json"
+SEED, KILLS = 23, 10
+CPU = ["--workers", "1", "--accelerator", "cpu"]
+RECIPE = ["size=32", "batch_size=4", "widths=[8,16,32]", "flip=true", "degrees=15.0", "cosine=true"]
+RAMP = ["gamma=1.0", "ramp=[0.1,0.5]", "patience=6"]
+
+
+def recipe(data: Path, run: Path) -> list[object]:
+    settings = ["--epochs", 8, "--set", *RECIPE, *RAMP]
+    return ["recipes.py", "train", "mu-net", "--data", data, "--output", run, *settings, *CPU]
+
+
+def demo(data: Path, run: Path) -> list[object]:
+    lengths = ["--warm-epochs", 6, "--epochs", 4, "--batch-size", 4, "--size", 32]
+    where = ["--runs", run.parent, "--name", run.name]
+    return ["train_lgg.py", "--data", data, *where, *lengths, *CPU]
+
+
+def homes(run: Path) -> list[Path]:
+    """Return where a run keeps its files; the demo's are elsewhere until it is done."""
+    return [run, run.with_name(f".part-{run.name}")]
+
+
+def start(command: list[object], run: Path, moment: float | None = None) -> float | None:
+    """Run to the end, or until so many seconds after the run's folder is there.
+
+    Return the seconds from the folder to the end, None where the run was killed.
+    """
+    running = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=EXAMPLES,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not any(home.exists() for home in homes(run)) and running.poll() is None:
+        time.sleep(0.01)
+    began = time.perf_counter()
+    try:
+        _, error = running.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        running.communicate()
+        return None
+    if running.returncode:
+        raise RuntimeError(error)
+    return time.perf_counter() - began
+
+
+def left(run: Path) -> dict[str, int]:
+    """Read every checkpoint and JSON file of a killed run; return how many there are."""
+    paths = [
+        path for home in homes(run) for path in home.rglob("*") if not path.name.startswith(".")
+    ]
+    saved = [read_saved(path) for path in paths if path.suffix == ".ckpt"]
+    for path in paths:
+        if path.suffix == ".json":
+            read_json(path)
+    # A recipe's checkpoints say how far they are, the demo's hold the figures of every epoch.
+    epochs = [content.get("epoch", -1) + 1 or len(content["rows"]) for content in saved]
+    return {"checkpoints": len(saved), "epochs": max(epochs, default=0)}
+
+
+def results(run: Path) -> dict[str, str]:
+    """Return what a run came to, less the time that it took."""
+    # A recipe's report holds times, and the demo's report its scores.
+    tables = [*run.glob("scores.csv")] or [run / "report.md"]
+    texts = {path.name: path.read_text() for path in tables}
+    for path in run.rglob("metrics.csv"):
+        table = pd.read_csv(path).drop(columns="seconds", errors="ignore")
+        texts[str(path.relative_to(run))] = table.to_csv()
+    return texts
+
+
+def main() -> int:
+    numbers = random.Random(SEED)
+    found: dict[str, Any] = {"seed": SEED}
+    failed = False
+    print("| example | killed after, s | checkpoints left | epochs in them | same results |")
+    print("| --- | ---: | ---: | ---: | --- |")
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "kaggle_3m"
+        write_standin(data, patients=6, slices=12, size=48, seed=1)
+        for example in (recipe, demo):
+            whole = Path(scratch) / f"{example.__name__}-whole"
+            seconds = start(example(data, whole), whole)
+            assert seconds is not None  # nobody kills it
+            expected = results(whole)
+            kills: list[dict[str, Any]] = []
+            while len(kills) < KILLS:
+                moment = numbers.uniform(0, seconds)
+                run = Path(scratch) / f"{example.__name__}-{moment}"
+                if start(example(data, run), run, moment) is not None:
+                    continue  # there was nothing left to kill
+                row = {"seconds": round(moment, 1)} | left(run)
+                start([*example(data, run), "--resume"], run)
+                same = results(run) == expected
+                failed |= not same
+                kills.append(row | {"same": same})
+                cells = [example(data, run)[0], *row.values(), "yes" if same else "NO"]
+                print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+            found[example.__name__] = {"whole_seconds": round(seconds, 1), "kills": kills}
+    write_whole(RESULTS, json.dumps(found, indent=1) + "\n")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
