@@ -77,4 +77,6 @@ def faults(root: Path, out: Path) -> Iterator[str]:
 def differences(name: str, held: set[str], expected: set[str]) -> Iterator[str]:
     """Yield a line for each file that is missing from an artefact, or should not be in it."""
     yield from (f"{name} lacks {file}" for file in sorted(expected - held))
-    yield from (f"{name} holds {file}, which git does not track" for file in sorted(held - expected))
+    yield from (
+        f"{name} holds {file}, which git does not track" for file in sorted(held - expected)
+    )

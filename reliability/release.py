@@ -6,7 +6,6 @@ python reliability/release.py [--check]
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,7 +28,9 @@ DATES = {
 
 def written(root: Path, places: dict[str, str]) -> dict[str, str]:
     """Return what each file says, at the first place that matches."""
-    found = {name: re.search(place, (root / name).read_text(), re.M) for name, place in places.items()}
+    found = {
+        name: re.search(place, (root / name).read_text(), re.M) for name, place in places.items()
+    }
     return {name: match[1] if match else "nothing" for name, match in found.items()}
 
 
@@ -45,7 +46,9 @@ def refusals(root: Path) -> Iterator[str]:
     if changed := output("git", "status", "--porcelain", cwd=root).splitlines():
         yield f"not committed: {', '.join(line[3:] for line in changed)}"
     if output("git", "tag", "--list", f"v{version}", cwd=root):
-        tagged, head = output("git", "rev-parse", f"v{version}^{{commit}}", "HEAD", cwd=root).split()
+        tagged, head = output(
+            "git", "rev-parse", f"v{version}^{{commit}}", "HEAD", cwd=root
+        ).split()
         if tagged != head:
             yield f"the tag v{version} is on {tagged[:12]}, HEAD is {head[:12]}"
 

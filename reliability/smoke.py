@@ -23,7 +23,9 @@ SHAPES = {
 
 def check_gradient(loss: Tensor) -> None:
     (gradient,) = torch.autograd.grad(loss, LOGITS)
-    assert loss.isfinite() and gradient.isfinite().all() and gradient.any()
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+    assert gradient.any()
 
 
 for mode, (logits, target) in SHAPES.items():
