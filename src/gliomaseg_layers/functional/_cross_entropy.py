@@ -73,5 +73,5 @@ def per_channel(name: str, weight: float | Tensor, input: Tensor) -> Tensor:
     if not isinstance(weight, Tensor):
         return input.new_full((1,) * (input.dim() - 1), weight, dtype=dtype)
     check_beside(name, weight, input)
-    check_shape(name, weight, [torch.Size(()), torch.Size((input.shape[1],))])
+    check_shape(name, weight, [(), (input.shape[1],)])
     return weight.to(dtype).view([-1] + [1] * (input.dim() - 2))
