@@ -1,4 +1,4 @@
-"""What is released is whole, the same wherever it is built, and refused where something is wrong."""
+"""What is released is whole and the same wherever it is built; the rest is refused."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from artefacts import ROOT, copy, faults
 from release import refusals, release
 

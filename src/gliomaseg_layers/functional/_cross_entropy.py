@@ -1,6 +1,5 @@
 """The pixel's cross-entropy, in every mode."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
