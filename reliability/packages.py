@@ -66,16 +66,15 @@ def main(environments: tuple[str, ...]) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "dist")
         found = list(faults(ROOT, out))
+        (wheel,) = out.glob("*.whl")
         print("\n".join(found) or "The artefacts are reproducible and hold what they should.")
         print(TABLE, flush=True)
         for names in environments:
             here = Path(folder, "here")  # one at a time: torch is large
             here.mkdir()
             try:
-                said = [
-                    "passes" if good else "**fails**"
-                    for good in results(*out.glob("*.whl"), names, here)
-                ]
+                good = results(wheel, names, here)
+                said = ["passes" if each else "**fails**" for each in good]
             except (OSError, RuntimeError) as error:
                 print(error, file=sys.stderr)
                 said = ["**not installed**", "", ""]

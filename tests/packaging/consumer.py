@@ -1,7 +1,9 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+# pyright: reportUnknownMemberType=false
 """A user's program, for type checkers alone: what they know of the library, and what they refuse.
 
-A call of a module is as torch declares it, of any arguments; `forward` is checked.
+A call of a module is as torch declares it, of any arguments; `forward` is checked. Members that
+torch 2.6 types in part, such as `nn.Module.__init__`, are not held against the library.
 """
 
 from typing import Any, assert_type
