@@ -6,8 +6,9 @@ DATA ?=
 BENCH ?= --benchmark-json=benchmarks/results/local.json
 BIN := .venv/bin
 READY := .venv/.ready
-CORE_READY := .venv-core/.ready
 TORCH_CORE := 2.13.0
+CORE := .venv-core/$(TORCH_CORE)
+CORE_READY := $(CORE)/.ready
 # Triton's language has no docstrings to run, and is not everywhere.
 NO_KERNELS := --ignore-glob='*_kernels.py' --ignore-glob='*_triton.py'
 SITE := site/.built
@@ -24,7 +25,7 @@ EVIDENCE := PYTHONPATH=examples $(BIN)/python benchmarks/evidence
 SOURCES := $(shell find src examples docs CHANGELOG.md mkdocs.yml -type f -not -path '*/__pycache__/*' \
 	-not -path 'docs/generated/*' -not -path 'docs/benchmarks/*' -not -path '*/_build/*')
 
-.PHONY: help demo test test-core check format docs docs-serve bench evidence kills audit clean
+.PHONY: help demo test test-core check format docs docs-serve bench evidence kills audit packages release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +38,8 @@ test: $(READY) $(if $(shell command -v npm),$(SITE)) ## run the whole test suite
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
 	$(if $(DATA),LGG_DATA="$$(realpath "$(DATA)")") $(BIN)/python -m pytest --markdown-docs --markdown-docs-syntax=superfences README.md docs/*.md src tests --ignore=tests/kernels $(NO_KERNELS)
 
-test-core: $(CORE_READY) ## run the core's tests with torch, numpy and the extra `test` alone
-	.venv-core/bin/python -m pytest $(NO_KERNELS) --ignore=tests/kernels --ignore=src/gliomaseg_layers/metrics --ignore=src/gliomaseg_layers/networks/attribute_deeplab.py --ignore=tests/metrics --ignore=tests/networks/test_attribute_deeplab.py --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/peers --ignore=tests/docs
+test-core: $(CORE_READY) ## run the core's tests with torch (TORCH_CORE=version), numpy and the extra `test` alone
+	$(CORE)/bin/python -m pytest $(NO_KERNELS) --ignore=tests/kernels --ignore=src/gliomaseg_layers/metrics --ignore=src/gliomaseg_layers/networks/attribute_deeplab.py --ignore=tests/metrics --ignore=tests/networks/test_attribute_deeplab.py --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/peers --ignore=tests/docs --ignore=tests/packaging
 
 check: $(READY) ## format, lint, types, layer walk
 	$(BIN)/ruff format --check .
@@ -71,6 +72,14 @@ kills: $(READY) ## kill the training examples at ten random moments each, and se
 audit: $(READY) ## look for known vulnerabilities of the pinned dependencies; asks a service on the internet
 	$(BIN)/pip-audit --disable-pip --no-deps --strict --requirement constraints.txt
 
+packages: $(READY) ## build sdist and wheel twice, and try the wheel with Python 3.11 to 3.13 and torch old and new; gigabytes
+	$(BIN)/python reliability/packages.py
+
+release: $(READY) ## refuse what must not be released; check, test, docs; build into dist/, upload nothing
+	$(BIN)/python reliability/release.py --check
+	$(MAKE) check test docs
+	$(BIN)/python reliability/release.py
+
 clean: ## remove environments, caches, runs and the site
 	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks runs dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -81,11 +90,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# The CPU build of torch where one can be found, and none of the peers; the pins of the rest hold.
+# The CPU build of torch where one can be found, and none of the peers; the pins of the rest hold,
+# but for what torch pins itself.
 $(CORE_READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv --clear .venv-core
-	grep -vE '^(torch|torchvision|triton|(nvidia|cuda)-.*)==' constraints.txt > .venv-core/constraints.txt
-	.venv-core/bin/python -m pip install --quiet --constraint .venv-core/constraints.txt torch==$(TORCH_CORE) --editable '.[test]'
+	$(PYTHON) -m venv --clear $(CORE)
+	grep -vE '^(sympy|torch|torchvision|triton|(nvidia|cuda)-.*)==' constraints.txt > $(CORE)/constraints.txt
+	$(CORE)/bin/python -m pip install --quiet --constraint $(CORE)/constraints.txt torch==$(TORCH_CORE) --editable '.[test]'
 	touch $@
 
 $(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(COPIED) $(SOURCES)

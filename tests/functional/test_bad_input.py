@@ -1,11 +1,17 @@
 """Each error names the argument, says what was expected and shows what came."""
 
+import importlib.util
+import re
+import runpy
+
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from cases import SMALL
 from gliomaseg_layers import CompoundLoss, DiceLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import (
+    _weighted_loss,
     box_count,
     box_sum,
     density_map,
@@ -291,3 +297,24 @@ def test_good_settings_pass(call):
     """What the bad ones differ from."""
     call(**SMALL, threshold=0)
     call(inner=[3, 5], outer=(3, 7))
+
+
+@pytest.mark.parametrize(
+    ("version", "found", "reason"),
+    [
+        ("2.7.1+cu126", True, "its kernels need torch 2.8 or later, got 2.7.1+cu126"),
+        ("2.8.0", True, None),
+        ("2.10.0", True, None),
+        ("2.10.0", False, "Triton is not installed"),
+    ],
+)
+def test_kernels_are_left_to_a_triton_that_compiles_them(monkeypatch, version, found, reason):
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found or None)
+    here = runpy.run_path(_weighted_loss.__file__)["NO_TRITON"]
+    assert here == reason
+    monkeypatch.setattr(_weighted_loss, "INTERPRETED", True)
+    monkeypatch.setattr(_weighted_loss, "NO_TRITON", here or "nothing")
+    with pytest.raises(RuntimeError, match=rf"'triton' cannot run: {re.escape(here or 'nothing')}"):
+        loss(backend="triton")
+    loss()

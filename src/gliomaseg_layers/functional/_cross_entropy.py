@@ -1,6 +1,5 @@
 """The pixel's cross-entropy, in every mode."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -73,5 +72,5 @@ def per_channel(name: str, weight: float | Tensor, input: Tensor) -> Tensor:
     if not isinstance(weight, Tensor):
         return input.new_full((1,) * (input.dim() - 1), weight, dtype=dtype)
     check_beside(name, weight, input)
-    check_shape(name, weight, [torch.Size(()), torch.Size((input.shape[1],))])
+    check_shape(name, weight, [(), (input.shape[1],)])
     return weight.to(dtype).view([-1] + [1] * (input.dim() - 2))

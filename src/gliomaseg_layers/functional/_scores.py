@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from gliomaseg_layers._checks import MODES, check_beside, check_choice, check_image, check_int
 from gliomaseg_layers._reduction import keep
 
+Shape = tuple[int, ...]
+
 
 class Scores:
     """A network's output for every pixel, with its probabilities computed at most once.
@@ -155,16 +157,16 @@ def arrange_target(input: Tensor, target: Tensor, mode: str, ignore_index: int |
         return target
     if target.shape not in (flat, one_channel):
         raise ValueError(
-            f"`target` must be class indices of shape {tuple(flat)} or {tuple(one_channel)}, "
-            f"or floating of shape {tuple(full)}, "
+            f"`target` must be class indices of shape {flat} or {one_channel}, "
+            f"or floating of shape {full}, "
             f"got shape {tuple(target.shape)} of {target.dtype}"
         )
     return target.squeeze(1) if target.dim() == len(full) else target
 
 
-def check_shape(name: str, tensor: Tensor, shapes: list[torch.Size]) -> None:
+def check_shape(name: str, tensor: Tensor, shapes: list[Shape]) -> None:
     if all(tensor.shape != shape for shape in shapes):
-        expected = " or ".join(str(tuple(shape)) for shape in shapes)
+        expected = " or ".join(map(str, shapes))
         raise ValueError(f"`{name}` must have shape {expected}, got {tuple(tensor.shape)}")
 
 
@@ -201,10 +203,11 @@ class _Widen(torch.autograd.Function):
         return grad.clamp(-limit, limit).to(ctx.dtype), None
 
 
-def _shapes(input: Tensor) -> tuple[torch.Size, torch.Size, torch.Size]:
+def _shapes(input: Tensor) -> tuple[Shape, Shape, Shape]:
     """Return ``(N, C, *spatial)``, ``(N, *spatial)`` and ``(N, 1, *spatial)``."""
-    batch, _, *spatial = full = input.shape
-    return full, torch.Size((batch, *spatial)), torch.Size((batch, 1, *spatial))
+    # Tuples, because torch 2.6 captures no torch.Size of symbols.
+    batch, channels, *spatial = input.shape
+    return (batch, channels, *spatial), (batch, *spatial), (batch, 1, *spatial)
 
 
 def can_hold(dtype: torch.dtype, value: int) -> bool:

@@ -20,7 +20,9 @@ from gliomaseg_layers.functional._scores import check_input
 from gliomaseg_layers.functional.dice import dice_of
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch, read as it does
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+NO_TRITON = None if importlib.util.find_spec("triton") else "Triton is not installed"
+if torch.__version__ < "2.8":  # as versions; its Triton, 3.3, has no tuples of constants
+    NO_TRITON = f"its kernels need torch 2.8 or later, got {torch.__version__}"
 LARGEST_WINDOW = 63  # a row of it lies in three words of the kernels' bits
 MOST_LEVELS = 8
 
@@ -163,8 +165,8 @@ def _no_kernels(input: Tensor, settings: dict[str, Any], backend: str) -> str | 
     interpreted = INTERPRETED and backend == "triton" and input.is_cpu
     if not (input.is_cuda or interpreted):
         return f"Triton does not serve the device {input.device}"
-    if not HAS_TRITON:
-        return "Triton is not installed"
+    if NO_TRITON:
+        return NO_TRITON
     if interpreted or torch.version.hip:
         return None
     served = torch.cuda.get_device_capability(input.device) >= (8, 0)

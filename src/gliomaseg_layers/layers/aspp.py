@@ -1,6 +1,6 @@
 """Atrous spatial pyramid pooling: one map seen through windows of several widths."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ class ASPP(nn.Module):
         >>> ASPP(32, 16)(torch.rand(1, 32, 9, 9)).shape
         torch.Size([1, 16, 9, 9])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

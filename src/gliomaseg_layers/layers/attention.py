@@ -1,6 +1,6 @@
 """Where to look: weights for channels, and weights for pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ class ChannelAttention(nn.Module):
         >>> attention(x).shape, attention.logits(x).shape
         (torch.Size([2, 32, 20, 20]), torch.Size([2, 32, 1, 1]))
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -144,6 +146,8 @@ class SpatialAttention(nn.Module):
         >>> attention(x).shape, attention.logits(x).shape
         (torch.Size([2, 32, 20, 20]), torch.Size([2, 1, 20, 20]))
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, kernel_size: int = 7, *, spatial_dims: int = 2) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Attributes of a patient or a slice, as a map beside the image's features."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class AttributeEncoder(nn.Module):
         >>> encoder(torch.rand(4, 20)).shape, encoder(torch.rand(4, 20), size=(8, 12)).shape
         (torch.Size([4, 3, 16, 16]), torch.Size([4, 3, 8, 12]))
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

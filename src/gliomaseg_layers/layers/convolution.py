@@ -1,6 +1,6 @@
 """Convolutions of [WANG-MSFEN]: depthwise separable ones, and several scales side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,8 @@ class DepthwiseSeparableConv(nn.Sequential):
         >>> layer(torch.rand(1, 8, 33, 20)).shape
         torch.Size([1, 16, 17, 10])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -135,6 +137,8 @@ class MultiScaleConv(nn.Module):
         >>> MultiScaleConv(4, 16)(torch.rand(2, 4, 32, 32)).shape
         torch.Size([2, 16, 32, 32])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Multi-scale fusion of shallow and deep features by channel and spatial attention."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +60,8 @@ class MultiScaleFusion(nn.Module):
         >>> fuse(torch.rand(1, 32, 40, 40), torch.rand(1, 64, 20, 20)).shape
         torch.Size([1, 32, 40, 40])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Spatial pyramid pooling: what coarse grids over the whole image hold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,8 @@ class SpatialPyramidPooling(nn.Module):
         >>> SpatialPyramidPooling(16, 8)(torch.rand(1, 16, 12, 20)).shape
         torch.Size([1, 8, 12, 20])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

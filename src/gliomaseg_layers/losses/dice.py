@@ -1,5 +1,7 @@
 """Module face of ``functional.dice_loss``."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from gliomaseg_layers._checks import MODES, REDUCTIONS, check_choice, check_positive
@@ -30,6 +32,8 @@ class DiceLoss(nn.Module):
         >>> DiceLoss(from_logits=False)(target, target)
         tensor(0.)
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

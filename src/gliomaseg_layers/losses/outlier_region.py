@@ -1,6 +1,6 @@
 """Module face of ``functional.outlier_region_loss``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class OutlierRegionLoss(nn.Module):
         >>> loss(logits, target, mask=target != 3).shape
         torch.Size([])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

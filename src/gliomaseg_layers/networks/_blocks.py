@@ -34,7 +34,9 @@ def pad(input: Tensor, step: int) -> Tensor:
         # Two, because a grid of one would be a program of its own where sizes are symbols, and
         # because a batch norm wants several values. As a product, so that halves of it are known to
         # be whole; of positive numbers, whose quotients ONNX rounds down too.
-        whole = torch.sym_max((side + step - 1) // step, 2) * step
+        # torch 2.6 captures no sym_max of sizes that it knows.
+        larger = torch.sym_max if isinstance(side, torch.SymInt) else max
+        whole = larger((side + step - 1) // step, 2) * step
         places = torch.arange(whole, device=input.device).clamp(max=side - 1)
         # Gathered, because the gradient of torch's replication padding does not compile.
         padded = padded.index_select(axis, places)

@@ -35,6 +35,8 @@ class UShape(nn.Module):
         fusion: how the decoder merges a skip connection.
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         in_channels: int,

@@ -1,5 +1,6 @@
 """DeepLabv3+ that sees what is known of the patient beside the image."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -69,6 +70,8 @@ class AttributeDeepLab(nn.Module):
         >>> network(images, attributes).shape, network(images).shape
         (torch.Size([2, 1, 64, 64]), torch.Size([2, 1, 64, 64]))
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,
