@@ -29,7 +29,7 @@ def check_positive(name: str, value: float) -> None:
 def check_not_negative(name: str, value: float) -> None:
     _check_number(name, value)
     if not 0 <= value <= LARGEST:
-        raise ValueError(f"`{name}` must be finite, in fp32 too, and >= 0, got {value}")
+        raise ValueError(f"`{name}` must be finite and >= 0, in fp32 too, got {value}")
 
 
 def check_fraction(name: str, value: float) -> None:
