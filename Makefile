@@ -70,7 +70,7 @@ fuzz: $(READY) ## draw calls until FUZZ examples in all (100000) have passed; re
 	$(BIN)/python reliability/fuzz.py --examples $(FUZZ)
 
 numbers: $(READY) ## measure the errors of every function against float64 (minutes, 12 GiB)
-	PYTHONPATH=tests $(BIN)/python reliability/numbers.py
+	PYTHONPATH=tests $(BIN)/python reliability/numerical_errors.py
 
 memory: $(READY) ## measure the memory of 10 000 steps of every loss
 	PYTHONPATH=tests $(BIN)/python reliability/memory.py
