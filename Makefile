@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 DATA ?=
+FUZZ ?= 100000
 BENCH ?= --benchmark-json=benchmarks/results/local.json
 BIN := .venv/bin
 READY := .venv/.ready
@@ -25,7 +26,7 @@ EVIDENCE := PYTHONPATH=examples $(BIN)/python benchmarks/evidence
 SOURCES := $(shell find src examples docs CHANGELOG.md mkdocs.yml -type f -not -path '*/__pycache__/*' \
 	-not -path 'docs/generated/*' -not -path 'docs/benchmarks/*' -not -path '*/_build/*')
 
-.PHONY: help demo test test-core check format docs docs-serve bench evidence kills audit packages release clean
+.PHONY: help demo test test-core check format docs docs-serve bench evidence fuzz numbers memory kills audit packages release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +80,15 @@ release: $(READY) ## refuse what must not be released; check, test, docs; build 
 	$(BIN)/python reliability/release.py --check
 	$(MAKE) check test docs
 	$(BIN)/python reliability/release.py
+
+fuzz: $(READY) ## draw calls until FUZZ examples in all (100000) have passed; resumes where it stopped
+	$(BIN)/python reliability/fuzz.py --examples $(FUZZ)
+
+numbers: $(READY) ## measure the errors of every function against float64 (minutes, 12 GiB)
+	PYTHONPATH=tests $(BIN)/python reliability/numerical_errors.py
+
+memory: $(READY) ## measure the memory of 10 000 steps of every loss
+	PYTHONPATH=tests $(BIN)/python reliability/memory.py
 
 clean: ## remove environments, caches, runs and the site
 	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks runs dist

@@ -5,8 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 SITE = Path(__file__).parents[1] / "site"
+
+# The same examples in every run; `make fuzz` draws others.
+settings.register_profile("suite", derandomize=True, max_examples=60, deadline=None, database=None)
+settings.load_profile("suite")
 
 
 def browser() -> str | None:

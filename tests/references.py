@@ -32,7 +32,8 @@ def sides(window: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
 def box_sum(x: ArrayLike | torch.Tensor, window: int | tuple[int, ...]) -> Array:
     """Sum over the centred window of ``x``, ``(N, C, *spatial)``, zero outside."""
     x = array(x)
-    kernel = np.ones((1, 1, *sides(window, x.ndim - 2)))
+    seen = zip(sides(window, x.ndim - 2), x.shape[2:], strict=True)
+    kernel = np.ones((1, 1, *(min(side, max(2 * size - 1, 1)) for side, size in seen)))
     return convolve(x, kernel, mode="constant", cval=0.0) if x.size else x
 
 
@@ -55,7 +56,7 @@ def valid_pixels(
         valid &= array(target).reshape(valid.shape) != ignore_index
     if mask is not None:
         mask = array(mask)
-        valid &= (mask.reshape(n, -1, *spatial)) != 0
+        valid &= (mask if mask.ndim == len(shape) else mask[:, None]) != 0
     return valid[:, 0] if mode == "multiclass" else valid
 
 
@@ -94,8 +95,8 @@ def winners(x: Array, mode: str, from_logits: bool, level: float = 0.5) -> Array
         return np.argmax(x, axis=1)
     with np.errstate(divide="ignore"):
         log_q = x if from_logits else np.log(x)
-    share = np.log(np.where(np.arange(x.shape[1]) == 0, level, 1 - level))
-    return np.argmax(log_q + share.reshape(1, -1, *(1,) * (x.ndim - 2)), axis=1)
+    odds = np.where(np.arange(x.shape[1]) == 0, np.log(level) - np.log1p(-level), 0.0)
+    return np.argmax(log_q + odds.reshape(1, -1, *(1,) * (x.ndim - 2)), axis=1)
 
 
 def probabilities(x: Array, mode: str, from_logits: bool) -> Array:
@@ -155,10 +156,10 @@ def against_winner(x: Array, winner: Array, mode: str, from_logits: bool) -> tup
         return -log[:, 0], chosen * slope
     if not x.size:
         return np.zeros(winner.shape), x
-    x = x - x.max(1, keepdims=True)  # changes nothing, but 1e30 would swallow the logarithms
     others = np.where(chosen, -np.inf, x)
-    value = logsumexp(x, axis=1) - logsumexp(others, axis=1)
-    return value, softmax(x, axis=1) - softmax(others, axis=1)
+    slope = softmax(x, axis=1) - softmax(others, axis=1)
+    top = x.max(1, keepdims=True)  # without which 1e30 would swallow the logarithms
+    return logsumexp(x - top, axis=1) - logsumexp(others - top, axis=1), slope
 
 
 # --- region density and outlier weight ----------------------------------------------------------

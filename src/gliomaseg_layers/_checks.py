@@ -1,9 +1,8 @@
 """Checks of arguments. Each error names the argument, what was expected and what came."""
 
 import operator
-import sys
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral, Rational, Real
 
 import torch
 from torch import Tensor
@@ -12,25 +11,25 @@ MODES = ("binary", "multilabel", "multiclass")
 FORMULATIONS = ("balanced", "suppress", "penalty", "paper")
 REDUCTIONS = ("none", "mean", "sum")
 BACKENDS = ("auto", "eager", "triton")
-LARGEST = sys.float_info.max  # an int may be larger, and finite
+SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
+    if not (isinstance(value, str) and value in choices):
         expected = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"`{name}` must be one of {expected}, got {value!r}")
 
 
 def check_positive(name: str, value: float) -> None:
     _check_number(name, value)
-    if not 0 < value <= LARGEST:
-        raise ValueError(f"`{name}` must be finite and > 0, got {value}")
+    if not SMALLEST <= value <= LARGEST:
+        raise ValueError(f"`{name}` must be finite and > 0, in fp32 too, got {value}")
 
 
 def check_not_negative(name: str, value: float) -> None:
     _check_number(name, value)
     if not 0 <= value <= LARGEST:
-        raise ValueError(f"`{name}` must be finite and >= 0, got {value}")
+        raise ValueError(f"`{name}` must be finite and >= 0, in fp32 too, got {value}")
 
 
 def check_fraction(name: str, value: float) -> None:
@@ -94,6 +93,8 @@ def check_windows(
 def check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"`{name}` must be dense, of torch.strided, got {tensor.layout}")
 
 
 def check_image(name: str, tensor: Tensor, *, integers: bool = False) -> None:
@@ -125,5 +126,6 @@ def _is_int(value: object) -> bool:
 
 
 def _check_number(name: str, value: float) -> None:
-    if not isinstance(value, Real) or isinstance(value, bool):
+    fraction = isinstance(value, Rational) and not isinstance(value, Integral)  # unknown to torch
+    if not isinstance(value, Real) or isinstance(value, bool) or fraction:
         raise TypeError(f"`{name}` must be a number, got {value!r}")

@@ -3,7 +3,9 @@
 import importlib.util
 import re
 import runpy
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch.torch_version import TorchVersion
@@ -81,6 +83,8 @@ BAD = [
     (box_sum, (X.cfloat(), 3), {}, TypeError, "input", "floating", "torch.complex64"),
     (box_sum, (X.numpy(), 3), {}, TypeError, "input", "torch.Tensor", "ndarray"),
     (box_sum, (X[0], 3), {}, ValueError, "input", "(N, C, H, W)", "(1, 6, 8)"),
+    (box_sum, (X.to_sparse(), 3), {}, TypeError, "input", "strided", "torch.sparse_coo"),
+    *((box_count, (s, 3), {}, TypeError, "spatial", "ints", str(s)) for s in (6, (6.0, 8), None)),
 ]
 for call in WINDOWED:
     for w, e, said, got in BAD_WINDOWS:
@@ -92,13 +96,18 @@ for call in WINDOWED:
         (call, (), {"inner": (3, 5), "outer": (7, 3)}, ValueError, "outer", "inner", "(7, 3)"),
         (call, (), {"threshold": -1}, ValueError, "threshold", ">= 0", "-1"),
         (call, (), {"threshold": "9"}, TypeError, "threshold", "number", "9"),
+        (call, (), {"threshold": 10**400}, ValueError, "threshold", "fp32", str(10**400)),
         (call, (), {"mode": "softmax"}, ValueError, "mode", "'multiclass'", "'softmax'"),
+        (call, (), {"mode": np.array([3, 5])}, ValueError, "mode", "'multiclass'", "array([3, 5])"),
     ]
     if call is not weight:
         BAD.append((call, (), {"smooth": 0}, ValueError, "smooth", "> 0", "0"))
         BAD.append((call, (), {"smooth": -1.0}, ValueError, "smooth", "> 0", "-1.0"))
         BAD.append((call, (), {"smooth": torch.nan}, ValueError, "smooth", "> 0", "nan"))
+        BAD.append((call, (), {"smooth": 1e-300}, ValueError, "smooth", "fp32", "1e-300"))
+        BAD.append((call, (), {"smooth": 1e300}, ValueError, "smooth", "fp32", "1e+300"))
         BAD.append((call, (), {"smooth": "1"}, TypeError, "smooth", "number", "'1'"))
+        BAD.append((call, (), {"smooth": Fraction(1, 3)}, TypeError, "smooth", "number", "1, 3"))
 for call in (loss, density, weight, compound_loss):
     BAD.append((call, (), {"inner": (3,) * 3, "outer": 9}, ValueError, "inner", "2", "(3, 3, 3)"))
     BAD.append((call, (), {"inner": 3, "outer": (9,) * 3}, ValueError, "outer", "2", "(9, 9, 9)"))
@@ -127,6 +136,7 @@ for call in (loss, layer, compound):
         (call, (), {"pos_weight": [2.0]}, TypeError, "pos_weight", "tensor", "[2.0]"),
         (call, (), {"ignore_index": "a"}, TypeError, "ignore_index", "int", "'a'"),
     ]
+BAD.append((weight, (), {"from_logits": 0}, TypeError, "from_logits", "True or False", "0"))
 for call in (loss, compound_loss):
     refused = {"backend": "triton"}
     BAD += [
@@ -144,6 +154,8 @@ for call in (dice, DiceLoss):
     BAD += [
         (call, (), {"smooth": 0.0}, ValueError, "smooth", "> 0", "0.0"),
         (call, (), {"reduction": None}, ValueError, "reduction", "'mean'", "None"),
+        (call, (), {"from_logits": X}, TypeError, "from_logits", "True or False", "tensor"),
+        (call, (), {"batch": 1}, TypeError, "batch", "True or False", "1"),
         (call, (), {"mode": "Binary"}, ValueError, "mode", "'binary'", "'Binary'"),
     ]
 BAD += [

@@ -21,6 +21,7 @@ from cases import (
     random,
 )
 from gliomaseg_layers.functional import outlier_region_cpu, outlier_region_loss
+from gliomaseg_layers.functional._bands import WindowSums
 from tolerances import TOLERANCES
 
 check_loss = partial(check, outlier_region_loss, references.outlier_region_loss)
@@ -118,6 +119,28 @@ def test_memory_layout_does_not_matter(mode, channels, formulation, layout):
 
     x, target = (change(tensor) for tensor in case((26, 34), mode, channels))
     check_loss(x, target, mode=mode, formulation=formulation, reduction="none", **SMALL)
+
+
+@pytest.mark.parametrize("formulation", ["balanced", "paper"])
+def test_a_mask_of_another_layout(formulation):
+    x, target = case((9, 11), "multilabel", 3)
+    mask = (random((2, 11, 9)) > 0.2).mT
+    check_loss(x, target, mode="multilabel", formulation=formulation, mask=mask, **SMALL)
+
+
+@every_formulation
+def test_a_window_costs_no_more_than_the_image(formulation, monkeypatch):
+    taken = []
+
+    class Recorded(WindowSums):
+        def take(self, name, count, dtype):
+            taken.append(count)
+            return super().take(name, count, dtype)
+
+    monkeypatch.setattr(outlier_region_cpu, "WindowSums", Recorded)
+    x, target = case((9, 7), "binary", 1)
+    check_loss(x, target, formulation=formulation, outer=2001)
+    assert 9 * 7 < max(taken) < 100 * 9 * 7
 
 
 @either_input

@@ -75,6 +75,19 @@ def test_a_certain_class_gives_way_to_the_others() -> None:
     assert torch.equal(clean[..., 60:], probs[..., 60:])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_others_share_in_fp32(dtype: torch.dtype) -> None:
+    """What is small beside the smallest fp16 numbers keeps its share."""
+    probs = torch.zeros(1, 3, 40, 40, dtype=dtype)
+    probs[:, 0] = 1
+    probs[:, :, 20, 20] = torch.tensor([2e-5, 1e-5, 0.9]).to(dtype)
+    expected = probs[:, :, 20, 20].double() * torch.tensor([1.0, 1.0, 0.0])
+    clean = remove_outlier_regions(probs, mode="multiclass")[:, :, 20, 20]
+    torch.testing.assert_close(
+        clean.double(), expected / expected.sum(), rtol=0.0, atol=torch.finfo(dtype).eps
+    )
+
+
 def test_pixels_outside_the_image_stay() -> None:
     mask, valid = squares(3), torch.ones(1, 60, 60, dtype=torch.bool)
     valid[:, 25] = False

@@ -1,14 +1,12 @@
 """What must hold of any input, on inputs that Hypothesis draws."""
 
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cases import F64, FORMULATIONS, MODES, SMALL, case
 from gliomaseg_layers.functional import box_sum, density_map, outlier_region_loss, outlier_weight
 from tolerances import TOLERANCES
-
-always = settings(deadline=None, derandomize=True, max_examples=60, database=None)
 
 seeds = st.integers(0, 2**16)
 sizes = st.integers(1, 14)
@@ -38,7 +36,6 @@ def maps(logits, target, mode, formulation):
     )
 
 
-@always
 @given(spatials, st.data(), seeds)
 def test_box_sum_is_linear_and_its_own_adjoint(spatial, data, seed):
     window = tuple(data.draw(odd) for _ in spatial)
@@ -48,7 +45,6 @@ def test_box_sum_is_linear_and_its_own_adjoint(spatial, data, seed):
     same(box_sum(3 * x - 0.5 * y, window), 3 * bx - 0.5 * by)
 
 
-@always
 @given(spatials, seeds, st.booleans())
 def test_black_and_white_are_treated_alike(spatial, seed, hard):
     x = case(spatial, "multilabel", 2, seed=seed)[0].sigmoid()
@@ -59,7 +55,6 @@ def test_black_and_white_are_treated_alike(spatial, seed, hard):
     assert torch.equal(*weights)
 
 
-@always
 @given(spatials, modes, formulations, seeds, st.data())
 def test_flips_turns_and_batch_order(spatial, mode, formulation, seed, data):
     x, target = case(spatial, *mode, seed=seed, batch=3)
@@ -79,7 +74,6 @@ def test_flips_turns_and_batch_order(spatial, mode, formulation, seed, data):
         same(got, change(expected))
 
 
-@always
 @given(modes, formulations, seeds, st.tuples(st.integers(0, 11), st.integers(0, 11)))
 def test_translation(mode, formulation, seed, shift):
     x, target = case((9, 9), *mode, seed=seed)
@@ -98,7 +92,6 @@ def test_translation(mode, formulation, seed, shift):
         same(got, expected)
 
 
-@always
 @given(modes, formulations, seeds, st.tuples(*[st.integers(0, 3)] * 4))
 def test_ignoring_a_border_is_cropping_it(mode, formulation, seed, strips):
     x, target = case((13, 15), *mode, seed=seed)
@@ -126,7 +119,6 @@ def test_ignoring_a_border_is_cropping_it(mode, formulation, seed, strips):
         same(got, expected)
 
 
-@always
 @given(st.data(), seeds)
 def test_a_lone_region_of_at_most_seven_by_seven_is_flagged_whole(data, seed):
     row, column = data.draw(st.integers(0, 23)), data.draw(st.integers(0, 23))
@@ -140,7 +132,6 @@ def test_a_lone_region_of_at_most_seven_by_seven_is_flagged_whole(data, seed):
         assert (weight[image.bool()] >= 0.5).all()
 
 
-@always
 @given(spatials, modes, seeds, st.sampled_from([0.3, 1.0]), st.booleans())
 def test_the_weight_is_zero_or_from_a_half_to_one(spatial, mode, seed, scale, flat):
     x = case(spatial, *mode, seed=seed)[0] if not flat else draw((1, mode[1], *spatial), seed)
@@ -150,7 +141,6 @@ def test_the_weight_is_zero_or_from_a_half_to_one(spatial, mode, seed, scale, fl
     assert (outlier_weight(constant, mode=mode[0], from_logits=True) == 0).all()
 
 
-@always
 @given(spatials, modes, st.sampled_from(["suppress", "penalty"]), seeds, st.floats(0, 10))
 def test_the_term_adds_to_the_cross_entropy(spatial, mode, formulation, seed, strength):
     x, target = case(spatial, *mode, seed=seed)
@@ -177,7 +167,6 @@ def test_the_term_adds_to_the_cross_entropy(spatial, mode, formulation, seed, st
         assert (loss <= ce * (1 + strength) + 1e-12).all()
 
 
-@always
 @given(spatials, modes, formulations, seeds, st.floats(0, 1))
 def test_none_reduced_by_hand(spatial, mode, formulation, seed, part):
     x, target = case(spatial, *mode, seed=seed)

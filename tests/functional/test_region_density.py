@@ -113,6 +113,14 @@ def test_pixels_outside_the_image(shape, mode, channels, which):
 
 
 @every_mode
+def test_gradient_where_no_other_class_is_near(mode, channels):
+    """The difference of the counts is exactly 0 there, and its derivative is not."""
+    x = torch.zeros(1, channels, 5, 4, dtype=F64)
+    x[:, 0] = 1
+    assert check(density_map, references.density_map, x, mode=mode, threshold=49, **SMALL)[1].any()
+
+
+@every_mode
 @pytest.mark.parametrize("dtype", [F32, *HALVES])
 def test_smaller_dtypes(dtype, mode, channels):
     x = case((19, 23), mode, channels, False, batch=2)[0].to(dtype)

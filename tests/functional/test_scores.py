@@ -106,6 +106,8 @@ def test_an_index_the_target_cannot_hold_ignores_nothing():
     loss = outlier_region_loss(x, target, ignore_index=-100, **settings)
     assert loss > 1
     assert loss == outlier_region_loss(x, target, **settings)
+    for beyond in (2**63, -(10**400)):
+        assert loss == outlier_region_loss(x, target.float(), ignore_index=beyond, **settings)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])

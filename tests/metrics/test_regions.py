@@ -59,6 +59,26 @@ def test_counts_agree_with_the_peers(shape: tuple[int, ...], connectivity: int) 
         assert count == ndimage.label(mask, structure)[1]
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_labels_are_where_the_mask_is(order: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        mask = rng.random(rng.integers(1, 40, 2)) < rng.choice([0.02, 0.3, 0.6])
+        labels, count = label_regions(np.asarray(mask, order=order))
+        theirs, expected = ndimage.label(mask, np.ones((3, 3)))
+        assert np.array_equal(labels > 0, mask)
+        pairs = np.unique([labels[mask], theirs[mask]], axis=1)
+        assert pairs.shape[1] == count == expected
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (5, 5), (3, 5, 7)])
+def test_checkerboards_have_as_many_regions_as_can_be(shape: tuple[int, ...]) -> None:
+    board = np.indices(shape).sum(0) % 2 == 0
+    labels, count = label_regions(board, connectivity=1)
+    assert count == board.sum() == labels.max()
+    assert label_regions(board, connectivity=len(shape))[1] == (3 - 1 if shape == (1, 3) else 1)
+
+
 @pytest.mark.parametrize("shape", [(41, 37), (13, 17, 11)])
 def test_count_against_a_slow_definition(shape: tuple[int, ...]) -> None:
     for seed in range(5):
@@ -170,7 +190,7 @@ def test_suggested_windows_leave_true_regions_alone() -> None:
         ),
         (
             lambda: count_regions(np.ones((3, 3)), np.ones((3, 3)), max_noise_size=-1),
-            "`max_noise_size` must be finite and >= 0, got -1",
+            "`max_noise_size` must be finite and >= 0, in fp32 too, got -1",
         ),
         (lambda: region_sizes([]).suggest_windows(1.0), "`part` must be .* below 1, got 1.0"),
         (

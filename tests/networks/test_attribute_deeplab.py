@@ -126,7 +126,7 @@ def test_timms_encoders(encoder: str, deep: int) -> None:
         (
             lambda: AttributeDeepLab(SMALL, attributes=-1),
             ValueError,
-            "`attributes` must be finite and >= 0, got -1",
+            "`attributes` must be finite and >= 0, in fp32 too, got -1",
         ),
         (
             lambda: AttributeDeepLab(SMALL, attributes=1.5),

@@ -1,6 +1,7 @@
 """What the closed forms of the loss read: its settings, without open defaults, and its maps."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -35,6 +36,15 @@ class Plan(NamedTuple):
     def largest_count(self) -> int:
         """Return S as the whole number of pixels that it amounts to."""
         return min(math.floor(self.threshold), math.prod(self.outer))
+
+    def within(self, spatial: Sequence[int]) -> "Plan":
+        """Clip the windows to what sees all of an image from anywhere in it."""
+
+        def clip(window: tuple[int, ...]) -> tuple[int, ...]:
+            sides = zip(window, spatial, strict=True)
+            return tuple(min(side, max(2 * length - 1, 1)) for side, length in sides)
+
+        return self._replace(inner=clip(self.inner), outer=clip(self.outer))
 
 
 class Maps(NamedTuple):

@@ -213,5 +213,5 @@ def _shapes(input: Tensor) -> tuple[Shape, Shape, Shape]:
 def can_hold(dtype: torch.dtype, value: int) -> bool:
     """Tell whether a value exists in a dtype: comparing uint8 with -100 would find 156."""
     if dtype.is_floating_point or dtype == torch.bool:
-        return True
+        dtype = torch.int64
     return torch.iinfo(dtype).min <= value <= torch.iinfo(dtype).max

@@ -1,6 +1,7 @@
 """Sums over a window around every pixel, clipped at the image border."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def box_count(
         The counts, ``(1, 1, *spatial)``.
 
     Raises:
-        TypeError: ``window`` is not made of ints.
+        TypeError: ``spatial`` or ``window`` is not made of ints.
         ValueError: ``spatial`` has not two or three entries, or ``window`` is even, not positive
             or of another length.
 
@@ -87,6 +88,11 @@ def box_count(
         >>> box_count((1, 5), (1, 3))
         tensor([[[[2., 3., 3., 3., 2.]]]])
     """
+    if not (
+        isinstance(spatial, Sequence)
+        and all(isinstance(size, (Integral, torch.SymInt)) for size in spatial)
+    ):
+        raise TypeError(f"`spatial` must be a sequence of ints, got {spatial!r}")
     if len(spatial) not in (2, 3):
         raise ValueError(f"`spatial` must have 2 or 3 entries, got {tuple(spatial)}")
     window = check_window("window", window, len(spatial))

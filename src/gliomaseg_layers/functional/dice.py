@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gliomaseg_layers._checks import REDUCTIONS, check_choice, check_positive
+from gliomaseg_layers._checks import REDUCTIONS, check_bool, check_choice, check_positive
 from gliomaseg_layers._reduction import keep, reduce
 from gliomaseg_layers.functional._scores import Scores, read_target
 
@@ -67,6 +67,8 @@ def dice_loss(
     """
     check_choice("reduction", reduction, REDUCTIONS)
     check_positive("smooth", smooth)
+    check_bool("from_logits", from_logits)
+    check_bool("batch", batch)
     scores = Scores(input, mode, from_logits, mask)
     target = read_target(scores, target, ignore_index)
     return dice_of(scores, target, smooth, batch, reduction)

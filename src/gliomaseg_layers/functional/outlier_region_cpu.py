@@ -30,6 +30,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, tuple[Slopes, list["_Flagged"]]]:
     """Return the loss, a scalar or a map, with its terms, and what backward needs."""
     batch, channels, *spatial = maps.logits.shape
+    plan = plan.within(spatial)
     dtype = arithmetic_dtype(maps.logits)
     is_map = plan.reduction == "none"
     loss_map = torch.empty(maps.logits.shape if is_map else 0, dtype=dtype)
@@ -58,6 +59,7 @@ def forward(
 def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, list["_Flagged"]]) -> Tensor:
     """Return the gradient of the loss by the logits."""
     slopes, listed = kept
+    plan = plan.within(maps.logits.shape[2:])
     by_logits = torch.ops.aten.sigmoid_backward
     result = torch.empty_like(maps.logits)
     adjoint = None
@@ -191,6 +193,7 @@ def _pieces(maps: Maps, plan: Plan, around: bool = False) -> Iterator[_Piece]:
             labels = labels[:, own].to(wide).contiguous()
             inside = None
             if valid is not None:
+                valid = valid.contiguous()  # or what it is applied to takes its layout
                 inside = valid[:, own]
                 seen, labels = seen.where(valid, 0.0), labels.where(inside, 0.0)
             yield _Piece(channel, band, seen, valid, seen[:, own], labels, inside, *weights)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gliomaseg_layers._checks import check_tensor
+from gliomaseg_layers.functional._scores import arithmetic_dtype
 from gliomaseg_layers.functional.region_density import outlier_weight
 
 __all__ = ["remove_outlier_regions"]
@@ -83,6 +84,8 @@ def remove_outlier_regions(
     if mode != "multiclass":
         return torch.where(flagged, 1 - input, input)
     # A hair more for each, so that the others share alike where the winner had it all.
-    others = input + torch.finfo(input.dtype).tiny
+    wide = arithmetic_dtype(input)
+    others = input.to(wide) + torch.finfo(wide).tiny
     others = others.scatter(1, input.argmax(1, keepdim=True), 0.0)
-    return torch.where(flagged.unsqueeze(1), others / others.sum(1, keepdim=True), input)
+    shared = (others / others.sum(1, keepdim=True)).to(input.dtype)
+    return torch.where(flagged.unsqueeze(1), shared, input)

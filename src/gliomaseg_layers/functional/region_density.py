@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gliomaseg_layers._checks import (
+    check_bool,
     check_levels,
     check_not_negative,
     check_positive,
@@ -120,7 +121,9 @@ def density_of(
         near = near.where(predicted, near_size - near)
         gap_near = gap_near.where(predicted, gap_size - gap_near)
     # Rounding may leave the difference a hair below 0, which a small `smooth` would not absorb.
-    density = (near + smooth) / ((gap_size - gap_near).clamp(min=0.0) + smooth)
+    # Not `clamp`: whether it passes a gradient at 0 itself depends on the version of torch.
+    others = gap_size - gap_near
+    density = (near + smooth) / (others.where(others >= 0, 0.0) + smooth)
     density = density.where(gap_near <= threshold + 0.5, 0.0)
     return keep(density.squeeze(1) if scores.multiclass else density, scores.valid)
 
@@ -197,6 +200,7 @@ def outlier_weight(
         >>> float(weight[11, 11]), float(weight[44, 44]), int((weight > 0).sum())
         (0.8888888955116272, 0.0, 49)
     """
+    check_bool("from_logits", from_logits)
     check_levels("levels", levels)
     if threshold is not None:
         check_not_negative("threshold", threshold)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from gliomaseg_layers._checks import MODES, REDUCTIONS, check_choice, check_positive
+from gliomaseg_layers._checks import MODES, REDUCTIONS, check_bool, check_choice, check_positive
 from gliomaseg_layers.functional import dice_loss
 
 __all__ = ["DiceLoss"]
@@ -49,6 +49,8 @@ class DiceLoss(nn.Module):
         check_choice("mode", mode, MODES)
         check_choice("reduction", reduction, REDUCTIONS)
         check_positive("smooth", smooth)
+        check_bool("from_logits", from_logits)
+        check_bool("batch", batch)
         self.mode = mode
         self.smooth = smooth
         self.from_logits = from_logits

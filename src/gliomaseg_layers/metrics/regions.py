@@ -22,7 +22,7 @@ __all__ = [
     "region_sizes",
 ]
 
-NEIGHBOURS: dict[int, Any] = {2: (4, 8), 3: (6, 18, 26)}  # by number of axes, then by connectivity
+NEIGHBOURS: dict[int, Any] = {2: (6, 26), 3: (6, 18, 26)}  # in a volume
 
 
 class RegionCount(NamedTuple):
@@ -233,8 +233,11 @@ def _label(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32
     check_int("connectivity", connectivity)
     if not 1 <= connectivity <= mask.ndim:
         raise ValueError(f"`connectivity` must be 1 to {mask.ndim}, got {connectivity}")
+    # As a volume of one slice: the labels that cc3d 3.29 gives to planes can be wrong (connected by
+    # corners) or too many for it (a checkerboard), and of other layouts it reads what is not there.
+    volume = np.ascontiguousarray(mask).reshape((1,) * (3 - mask.ndim) + mask.shape)
     neighbours = NEIGHBOURS[mask.ndim][connectivity - 1]
-    labels, count = cc3d.connected_components(mask, connectivity=neighbours, return_N=True)
+    labels, count = cc3d.connected_components(volume, connectivity=neighbours, return_N=True)
     return labels.astype(np.int32).reshape(mask.shape), count  # 3.x flattens an empty mask
 
 

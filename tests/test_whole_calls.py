@@ -1,0 +1,311 @@
+"""Whole calls against the references: an equal, finite result, or an error that names an argument.
+
+A few examples each here; `make fuzz` runs as many as it is told.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+import references
+from calls import Call, calls
+from cases import F32, F64, random
+from gliomaseg_layers import CompoundLoss, DiceLoss, OutlierRegionLoss
+from gliomaseg_layers.functional import (
+    box_count,
+    box_sum,
+    density_map,
+    dice_loss,
+    outlier_region_loss,
+    outlier_weight,
+    remove_outlier_regions,
+)
+from references import Array, array
+from tolerances import TOLERANCES
+
+WEIGHTS = st.sampled_from([0.0, 1, 0.7, 2.5])
+weights = st.fixed_dictionaries(
+    {"alpha": WEIGHTS, "beta": WEIGHTS, "gamma": WEIGHTS, "dice_smooth": st.sampled_from([1, 0.05])}
+)
+STEEP = 1e-30  # probabilities below have slopes that no dtype but fp64 holds, or that are cut off
+
+
+def agree(
+    function: Callable[..., Tensor],
+    reference: Callable[..., tuple[Array, ...]],
+    call: Call,
+    *args: Tensor,
+    **settings: Any,
+) -> None:
+    """Check that value and gradient are finite, of the right dtype, and the reference's."""
+    x = call.input.detach().requires_grad_()
+    value = function(x, *args, **settings)
+    upstream = (7 * random(value.shape, seed=1) - 2).to(value)
+    (grad,) = torch.autograd.grad(value, x, upstream)
+    assert value.dtype == (F64 if x.dtype == F64 else F32)
+    assert grad.dtype == x.dtype
+    assert value.isfinite().all()
+    assert grad.isfinite().all()
+    settings.pop("backend", None)
+    expected, slope = reference(x, *args, upstream=upstream, **settings)[:2]
+    largest, allowed = torch.finfo(x.dtype).max, dict(TOLERANCES[x.dtype])
+    # Sums of slopes round by the largest of them, which a small `smooth` makes large.
+    allowed["atol"] *= np.abs(slope).max(initial=1).clip(max=1e3)
+    try:
+        np.testing.assert_allclose(array(value), expected, **TOLERANCES[value.dtype])
+        if call.settings["from_logits"] or not ((x > 0) & (x <= STEEP)).any():
+            slope = slope.clip(-largest, largest)  # where `input` are probabilities it saturates
+            np.testing.assert_allclose(array(grad), slope, **allowed)
+    except AssertionError:
+        if not decided_by_rounding(reference, x, *args, **settings):
+            raise
+
+
+def decided_by_rounding(reference: Callable[..., Any], *args: Any, **settings: Any) -> bool:
+    """Tell whether a probability lies at a level, or a sum at the threshold, but for rounding."""
+    default = (0.1, 0.3, 0.5) if settings.get("formulation") == "balanced" else (0.5,)
+    levels, threshold = settings.get("levels") or default, settings.get("threshold")
+    if threshold is None:
+        inner = references.sides(settings["inner"], args[0].dim() - 2)
+        threshold = math.prod(inner) - math.prod(side // 2 + 1 for side in inner)
+    found = []
+    for nudge in (-1e-4, 1e-4):
+        moved = dict(settings)
+        if settings.get("formulation", "paper") == "paper":
+            moved["threshold"] = max(threshold + nudge, 0.0)
+        elif "levels" in settings:
+            moved["levels"] = [level + nudge * (level != 0.5) for level in levels]
+        found.append(reference(*args, **moved)[:2])
+    pairs = zip(*found, strict=True)
+    return not all(np.allclose(*pair, rtol=1e-9, atol=0.0) for pair in pairs)
+
+
+@given(calls())
+def test_outlier_region_loss(call: Call) -> None:
+    agree(outlier_region_loss, references.outlier_region_loss, call, call.target, **call.settings)
+
+
+@given(calls())
+def test_outlier_region_module(call: Call) -> None:
+    reduction, mask = call.settings["reduction"], call.settings.pop("mask")
+    loss = OutlierRegionLoss(**call.settings)(call.input, call.target, mask)
+    expected = outlier_region_loss(call.input, call.target, mask=mask, **call.settings)
+    assert torch.equal(loss, expected), reduction
+
+
+def compound_loss(
+    x: Tensor, target: Tensor, mask: Tensor | None, **settings: Any
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    return CompoundLoss(**settings)(x, target, mask=mask)
+
+
+@given(calls(), weights)
+def test_compound_loss(call: Call, weights: dict[str, float]) -> None:
+    settings = call.settings | weights
+    if settings["reduction"] == "none":
+        settings["reduction"] = "mean"
+    agree(compound_loss, references.compound_loss, call, call.target, **settings)
+
+
+OUTSIDE = ("mode", "from_logits", "ignore_index", "mask", "reduction")
+
+
+@given(calls(), st.booleans())
+def test_dice_loss(call: Call, batch: bool) -> None:
+    settings = call.only(*OUTSIDE, "smooth") | {"batch": batch}
+    agree(dice_loss, references.dice_loss, call, call.target, **settings)
+
+
+WEIGHT = ("mode", "inner", "outer", "threshold")
+
+
+def probabilities(call: Call) -> Call:
+    """Return the call with probabilities for logits, and its mask under another name."""
+    x = call.input
+    if call.settings["from_logits"]:
+        x = x.double().softmax(1) if call.settings["mode"] == "multiclass" else x.double().sigmoid()
+        x = x.to(call.input.dtype)
+    valid = {"valid": call.settings["mask"], "from_logits": False, "levels": [0.5]}
+    return Call(x, call.target, call.settings | valid)
+
+
+@given(calls(junk=False))
+def test_density_map(call: Call) -> None:
+    call = probabilities(call)
+    agree(density_map, references.density_map, call, **call.only(*WEIGHT, "smooth", "valid"))
+
+
+@given(calls(junk=False))
+def test_outlier_weight(call: Call) -> None:
+    names = (*WEIGHT, "from_logits", "levels")
+    settings = call.only(*names) | {"valid": call.settings["mask"]}
+    settings["levels"] = settings["levels"] or (0.1, 0.3, 0.5)
+    weight = outlier_weight(call.input.requires_grad_(), **settings)
+    assert not weight.requires_grad
+    expected = references.outlier_weight(call.input, **settings)
+    if not np.allclose(array(weight), expected, **TOLERANCES[weight.dtype]):
+        assert decided_by_rounding(
+            lambda *args, **moved: (references.outlier_weight(*args, **moved),),
+            call.input,
+            formulation="",
+            **settings,
+        )
+
+
+@given(calls(junk=False), st.booleans())
+def test_remove_outlier_regions(call: Call, mask: bool) -> None:
+    """Flagged pixels change sides, as does the probability; in multiclass the rest is shared."""
+    call = probabilities(call)
+    settings, x = call.only(*WEIGHT, "valid"), call.input
+    multiclass = settings["mode"] == "multiclass"
+    flagged = torch.from_numpy(references.outlier_weight(x, **settings) > 0).to(x.device)
+    if mask and not multiclass:
+        assert torch.equal(remove_outlier_regions(x > 0.5, **settings), (x > 0.5) ^ flagged)
+    clean = remove_outlier_regions(x, **settings)
+    assert clean.dtype == x.dtype
+    assert clean.isfinite().all()
+    if multiclass:
+        kept = ~flagged.unsqueeze(1).expand_as(x)
+        assert torch.equal(clean[kept], x[kept])
+        assert (clean.argmax(1) != x.argmax(1))[flagged].all()
+        total = clean.double().sum(1)[flagged]
+        torch.testing.assert_close(total, torch.ones_like(total), rtol=0.02, atol=0.0)
+    else:
+        assert torch.equal(clean, torch.where(flagged, 1 - x, x))
+
+
+@given(calls(junk=False), st.booleans())
+def test_box_sum(call: Call, integer: bool) -> None:
+    x, window = call.input, call.settings["outer"]
+    if integer:
+        whole = call.target if call.target.dim() == x.dim() else x
+        whole = (whole.double().clamp(-9, 9)).to(torch.int64)
+        np.testing.assert_array_equal(
+            array(box_sum(whole, window)), references.box_sum(whole, window)
+        )
+        return
+    x = x.detach().requires_grad_()
+    total = box_sum(x, window)
+    upstream = random(total.shape, seed=1).to(x)
+    (grad,) = torch.autograd.grad(total, x, upstream)
+    for got, of in ((total, x), (grad, upstream)):
+        assert got.dtype == x.dtype
+        expected = references.box_sum(of, window)
+        allowed = 4 * torch.finfo(x.dtype).eps * references.box_sum(of.abs(), window)
+        allowed += torch.finfo(torch.float32).tiny
+        limit = torch.finfo(x.dtype).max
+        inside = np.abs(expected) + allowed < limit  # of the dtype's range
+        assert (np.abs(array(got) - expected) <= allowed)[inside].all()
+    count = box_count(x.shape[2:], window)
+    np.testing.assert_array_equal(array(count), references.box_sum(np.ones(count.shape), window))
+
+
+@given(calls(), st.sampled_from([torch.nan, torch.inf, -torch.inf]), st.integers(0, 9))
+def test_what_is_not_finite_stays_where_it_is(call: Call, value: float, seed: int) -> None:
+    """A pixel's loss is finite where torch's cross-entropy is, and the other pixels' is right.
+
+    The paper's term, which reads the neighbours' values, is left out.
+    """
+    settings = call.settings | {"reduction": "none", "from_logits": True}
+    if settings["formulation"] == "paper":
+        settings["formulation"] = "balanced"
+    mode, plainly = settings["mode"], {"formulation": "suppress", "strength": 0}
+    plainly |= {"pos_weight": None, "class_weights": None}
+    broken = random(call.input.shape, seed).to(call.input.device) < 0.1
+    x = call.input.masked_fill(broken, value)
+    with np.errstate(all="ignore"):
+        told = {name: setting for name, setting in settings.items() if name != "backend"}
+        expected = torch.from_numpy(references.outlier_region_loss(x, call.target, **told)[0])
+    got = outlier_region_loss(x, call.target, **settings).cpu()
+    right = ~(broken.any(1) if mode == "multiclass" else broken).cpu()
+    tolerance = TOLERANCES[got.dtype]
+    torch.testing.assert_close(got.double()[right], expected[right], **tolerance)
+
+    plain = outlier_region_loss(x, call.target, **settings | plainly)
+    inside = references.valid_pixels(
+        x.shape, call.target, **call.only("mode", "ignore_index", "mask")
+    )
+    target = references.dense_target(x.shape, call.target, inside, mode=mode)
+    target = torch.from_numpy(target).to(plain)
+    if mode == "multiclass":
+        if call.target.shape != x.shape:
+            target = target.argmax(1)  # torch, too, makes NaN of soft targets of 0
+        theirs = F.cross_entropy(x.to(plain), target, reduction="none")
+    else:
+        theirs = F.binary_cross_entropy_with_logits(x.to(plain), target, reduction="none")
+    theirs = theirs.where(torch.from_numpy(inside).to(x.device), 0.0)
+    assert torch.equal(plain.isfinite(), theirs.isfinite())
+    finite = theirs.isfinite()
+    torch.testing.assert_close(plain[finite], theirs[finite], **tolerance)
+
+
+ANYTHING = [
+    *(None, True, False, 0, 1, 2, 3, 7, -1, 10**6 + 1, 10**400, 0.0, 0.5, 1.0, -0.5, 1e300, 1e-300),
+    *(
+        math.nan,
+        math.inf,
+        -math.inf,
+        "",
+        "x",
+        "mean",
+        "multiclass",
+        b"xx",
+        (),
+        (3,),
+        [3, 5],
+        [3, 5, 7],
+    ),
+    *((0.5,), (0.1, None), (math.nan,), {}, {3}, {"a": 1}, range(3, 6), 1j, object(), int, len),
+    *(Fraction(1, 3), Decimal(1), np.int64(3), np.float32(0.5), np.array(3), np.array([3, 5])),
+    *(np.array([]), torch.tensor(2), torch.tensor(0.5), torch.tensor([1.0, 2.0]), torch.tensor([])),
+    *(torch.ones(1, 1, 4, 5), torch.ones(1, 2, 4, 5), torch.ones(1, 4, 5), torch.ones(4, 5)),
+    *(torch.ones(1, 1, 4, 5).bool(), torch.ones(1, 4, 5).long(), torch.ones(1, 1, 0, 5)),
+    *(
+        torch.ones(1, 1, 2, 4, 5),
+        torch.ones(1, 1, 4, 5, device="meta"),
+        torch.ones(1, 1, 4, 5).cfloat(),
+    ),
+    torch.ones(1, 1, 4, 5).to_sparse(),
+]
+TORCHS_OWN = {"dtype", "device"}  # whose errors are
+IMAGE, LABELS = torch.full((1, 1, 4, 5), 0.75), torch.ones(1, 1, 4, 5)
+FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "outlier_region_loss": (outlier_region_loss, {"input": IMAGE, "target": LABELS}),
+    "dice_loss": (dice_loss, {"input": IMAGE, "target": LABELS}),
+    "density_map": (density_map, {"probs": IMAGE}),
+    "outlier_weight": (outlier_weight, {"input": IMAGE}),
+    "remove_outlier_regions": (remove_outlier_regions, {"input": IMAGE}),
+    "box_sum": (box_sum, {"input": IMAGE, "window": 3}),
+    "box_count": (box_count, {"spatial": (4, 5), "window": 3}),
+    "OutlierRegionLoss": (OutlierRegionLoss, {}),
+    "CompoundLoss": (CompoundLoss, {}),
+    "DiceLoss": (DiceLoss, {}),
+}
+
+
+@given(st.data())
+def test_anything_in_the_place_of_an_argument(data: st.DataObject) -> None:
+    """It is an error that names an argument, or it works."""
+    function, given = FUNCTIONS[data.draw(st.sampled_from(sorted(FUNCTIONS)))]
+    names = [name for name in inspect.signature(function).parameters if name not in TORCHS_OWN]
+    changed = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True))
+    given = given | {name: data.draw(st.sampled_from(ANYTHING)) for name in changed}
+    try:
+        result = function(**given)
+        if isinstance(result, torch.nn.Module):
+            result = result(IMAGE, LABELS)
+    except (TypeError, ValueError, RuntimeError) as error:
+        message = str(error)
+    else:
+        message = "`input`" if result.is_meta or result.isfinite().all() else "not finite"
+    assert any(f"`{name}`" in message for name in [*names, "input"]), message
