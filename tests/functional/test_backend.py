@@ -1,12 +1,13 @@
-"""Which GPUs the kernels serve, asked of fake tensors: they may lie on a GPU that is not there."""
+"""Where the loss is computed. Fake tensors may lie on a GPU that is not there."""
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cases import F16, F32, SMALL, every_formulation
+from cases import F16, F32, F64, SMALL, case, every_formulation
 from gliomaseg_layers.functional import _weighted_loss as choice
 from gliomaseg_layers.functional import outlier_region_loss
+from tolerances import TOLERANCES
 
 
 @pytest.fixture
@@ -54,3 +55,19 @@ def test_amds_capabilities_are_not_nvidias(launched, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     loss_on_gpu()
     assert len(launched) == 1
+
+
+@every_formulation
+def test_torch_func_transforms_the_definition(formulation):
+    def loss(x, target, backend="auto"):
+        settings = {"formulation": formulation, "backend": backend, **SMALL}
+        return outlier_region_loss(x[None], target[None], **settings)
+
+    x, target = case((9, 11), "binary", 1, batch=3)
+    found = torch.func.vmap(torch.func.grad(loss))(x, target)
+    for image, label, grad in zip(x, target, found, strict=True):
+        leaf = image.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(loss(leaf, label), leaf)
+        torch.testing.assert_close(grad, expected, **TOLERANCES[F64])
+    with pytest.raises(RuntimeError, match=r"torch\.func transforms"):
+        torch.func.grad(loss)(x[0], target[0], "triton")
