@@ -20,13 +20,14 @@ COPIED := docs/benchmarks/README.md
 ONNXRUNTIME := onnxruntime-web@1.30.0
 MATHJAX := mathjax@3.2.2
 SPHINX := $(BIN)/sphinx-build -n -W -q --keep-going -d docs/api/_build/doctrees docs/api
+COVERAGE := $(BIN)/python -m coverage
 EVIDENCE := PYTHONPATH=examples $(BIN)/python benchmarks/evidence
 
 .DEFAULT_GOAL := help
 SOURCES := $(shell find src examples docs CHANGELOG.md mkdocs.yml -type f -not -path '*/__pycache__/*' \
 	-not -path 'docs/generated/*' -not -path 'docs/benchmarks/*' -not -path '*/_build/*')
 
-.PHONY: help demo test test-core check format docs docs-serve bench evidence fuzz numbers memory kills audit packages release clean
+.PHONY: help demo test test-core coverage check format docs docs-serve bench evidence fuzz numbers memory kills audit packages release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,15 @@ test: $(READY) $(if $(shell command -v npm),$(SITE)) ## run the whole test suite
 
 test-core: $(CORE_READY) ## run the core's tests with torch (TORCH_CORE=version), numpy and the extra `test` alone
 	$(CORE)/bin/python -m pytest $(NO_KERNELS) --ignore=tests/kernels --ignore=src/gliomaseg_layers/metrics --ignore=src/gliomaseg_layers/networks/attribute_deeplab.py --ignore=tests/metrics --ignore=tests/networks/test_attribute_deeplab.py --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/peers --ignore=tests/docs --ignore=tests/packaging
+
+# What runs examples, guides and the site as they are is not asked to reach lines of the library.
+coverage: $(READY) ## measure which lines and branches of src/ the tests reach; fails under 100 %
+	$(COVERAGE) erase
+	TRITON_INTERPRET=1 $(COVERAGE) run -m pytest tests/kernels
+	$(COVERAGE) run -m pytest $(NO_KERNELS) --ignore=tests/kernels --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/docs
+	$(COVERAGE) combine
+	$(BIN)/python reliability/interpreted_exits.py
+	$(COVERAGE) report --fail-under=100
 
 check: $(READY) ## format, lint, types, layer walk
 	$(BIN)/ruff format --check .
@@ -91,7 +101,7 @@ memory: $(READY) ## measure the memory of 10 000 steps of every loss
 	PYTHONPATH=tests $(BIN)/python reliability/memory.py
 
 clean: ## remove environments, caches, runs and the site
-	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks runs dist
+	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.* runs dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Held until the environment is whole: an interrupted install is begun anew.

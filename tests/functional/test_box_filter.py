@@ -170,3 +170,25 @@ def test_compiled_equals_eager(window, dynamic):
         torch.testing.assert_close(y, expected, **TOLERANCES[x.dtype])
         grads = [torch.autograd.grad(out, x, upstream)[0] for out in (y, expected)]
         torch.testing.assert_close(*grads, **TOLERANCES[x.dtype])
+
+
+class _BoxSum(torch.nn.Module):
+    def forward(self, x):
+        return box_sum(x, 5)
+
+
+def test_an_exported_program_serves_every_size():
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    given = (noise((2, 2, 12, 17)),)
+    program = torch.export.export(_BoxSum(), given, dynamic_shapes=(sizes,), strict=False)
+    for shape in ((1, 2, 13, 9), (3, 2, 2, 30)):
+        x = noise(shape)
+        torch.testing.assert_close(program.module()(x), box_sum(x, 5), **TOLERANCES[x.dtype])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_vmap(axis):
+    x = noise((3, 3, 2, 9, 8))
+    expected = torch.stack([box_sum(part, (3, 5)) for part in x.unbind(axis)], axis)
+    found = torch.func.vmap(lambda part: box_sum(part, (3, 5)), axis, axis)(x)
+    torch.testing.assert_close(found, expected, **TOLERANCES[x.dtype])

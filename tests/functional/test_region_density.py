@@ -5,6 +5,8 @@ import torch
 import references
 from cases import F32, F64, HALVES, MODES, SMALL, case, check, every_mode, outside_of, random
 from gliomaseg_layers.functional import density_map, outlier_weight
+from gliomaseg_layers.functional._scores import Scores
+from gliomaseg_layers.functional.region_density import density_of, outlier_weights_of
 from references import array
 from tolerances import TOLERANCES
 
@@ -233,3 +235,16 @@ def test_counts_do_not_overflow(outer):
     x[..., 90:97, 90:97] = 1
     assert (outlier_weight(x, outer=outer) > 0).sum() == 49
     assert outlier_weight(x, outer=outer, threshold=1e9).max() == pytest.approx(1 - 49 / outer**2)
+
+
+@every_mode
+def test_numbers_may_be_tensors(mode, channels):
+    """As an exported program has them, whose inputs they are."""
+    x, _ = case((19, 23), mode, channels, from_logits=False)
+    scores, threshold, smooth = Scores(x, mode, False, None), torch.tensor(4.5), torch.tensor(0.5)
+    [weight] = outlier_weights_of(scores, 3, 7, threshold, [0.5])
+    assert torch.equal(weight, outlier_weight(x, mode=mode, threshold=4.5, **SMALL))
+    density = density_of(scores, 3, 7, smooth, threshold)
+    assert torch.equal(density, density_map(x, mode=mode, smooth=0.5, threshold=4.5, **SMALL))
+    assert weight.any()
+    assert density.any()

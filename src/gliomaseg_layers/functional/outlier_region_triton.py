@@ -48,7 +48,7 @@ ROWS = 32  # that a program walks down
 @triton.jit
 def _popcount(bits, NATIVE: tl.constexpr):
     """Count the ones of words: by NVIDIA's instruction, or by halves, bytes and nibbles."""
-    if NATIVE:
+    if NATIVE:  # pragma: no cover - an instruction of GPUs; a test finds it in the machine code
         count = tl.inline_asm_elementwise(
             "popc.b32 $0, $1;", "=r,r", [bits], dtype=tl.int32, is_pure=True, pack=1
         )

@@ -1,0 +1,73 @@
+"""Where the loss is computed. Fake tensors may lie on a GPU that is not there."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from cases import F16, F32, F64, SMALL, case, every_formulation
+from gliomaseg_layers.functional import _weighted_loss as choice
+from gliomaseg_layers.functional import outlier_region_loss
+from tolerances import TOLERANCES
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Return what the operator is given from now on, on machines that have all it needs."""
+    calls, operator = [], choice.fused_loss
+    monkeypatch.setattr(choice, "fused_loss", lambda *args: calls.append(args) or operator(*args))
+    monkeypatch.setattr(choice, "HAS_TRITON", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    return calls
+
+
+def loss_on_gpu(**settings):
+    with FakeTensorMode():
+        logits = torch.empty(2, 3, 5, 70, dtype=F16, device="cuda")
+        return outlier_region_loss(logits, logits > 0, mode="multilabel", **SMALL, **settings)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@every_formulation
+def test_a_captured_program_holds_the_kernels(formulation, reduction, launched):
+    loss = loss_on_gpu(formulation=formulation, reduction=reduction)
+    assert len(launched) == 1
+    assert loss.shape == ((2, 3, 5, 70) if reduction == "none" else ())
+    assert (loss.dtype, loss.device.type) == (F32, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "reason"),
+    [
+        (choice, "HAS_TRITON", False, "Triton is not installed"),
+        (torch.cuda, "get_device_capability", lambda device: (7, 5), "capability 8.0"),
+    ],
+)
+def test_where_the_kernels_cannot_run(owner, name, value, reason, launched, monkeypatch):
+    monkeypatch.setattr(owner, name, value)
+    assert loss_on_gpu(reduction="none").shape == (2, 3, 5, 70)
+    with pytest.raises(RuntimeError, match=f"`backend` 'triton' cannot run: .*{reason}"):
+        loss_on_gpu(backend="triton")
+    assert not launched
+
+
+def test_amds_capabilities_are_not_nvidias(launched, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    loss_on_gpu()
+    assert len(launched) == 1
+
+
+@every_formulation
+def test_torch_func_transforms_the_definition(formulation):
+    def loss(x, target, backend="auto"):
+        settings = {"formulation": formulation, "backend": backend, **SMALL}
+        return outlier_region_loss(x[None], target[None], **settings)
+
+    x, target = case((9, 11), "binary", 1, batch=3)
+    found = torch.func.vmap(torch.func.grad(loss))(x, target)
+    for image, label, grad in zip(x, target, found, strict=True):
+        leaf = image.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(loss(leaf, label), leaf)
+        torch.testing.assert_close(grad, expected, **TOLERANCES[F64])
+    with pytest.raises(RuntimeError, match=r"torch\.func transforms"):
+        torch.func.grad(loss)(x[0], target[0], "triton")
