@@ -19,17 +19,24 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import coverage
 import hypothesis
 import pytest
 
-OUTCOMES = ("survived", "killed", "anew")
+OUTCOMES = ("survived", "killed", "anew", "error")
 MEMORY = 8 * 2**30  # bytes
 # What a mutated program cannot be asked quickly: compilation, and large images.
 SLOW = "not compile and not exported and not opcheck and not large and not one_program"
 Suite = dict[str, Any]
+
+
+class Loaded(NamedTuple):
+    """A session that has collected its tests, and the functions of every file that it loaded."""
+
+    session: pytest.Session
+    functions: dict[str, list[FunctionType]]
 
 
 def prepare(sources: Path) -> None:
@@ -89,7 +96,7 @@ def in_fork(work: Callable[[], str], limit: int = 0) -> str:
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             signal.alarm(limit)
-        code = OUTCOMES.index("killed")
+        code = OUTCOMES.index("error")
         try:
             code = OUTCOMES.index(work())
         finally:
@@ -110,11 +117,11 @@ def measure(tests: Sequence[str], sources: Path) -> Suite:
 
     def work(session: pytest.Session) -> None:
         for item, following in zip_longest(session.items, session.items[1:]):
-            failed, start = session.testsfailed, time.perf_counter()
+            failed, start = session.testsfailed, time.process_time()
             tracer.switch_context(item.nodeid)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.testsfailed == failed:
-                seconds[item.nodeid] = time.perf_counter() - start
+                seconds[item.nodeid] = time.process_time() - start
 
     tracer.start()
     collect(tests, work)
@@ -138,25 +145,33 @@ def choose(suite: Suite, names: set[str], budget: float) -> list[str]:
     ranked = [(rank, name) for group in cases.values() for rank, name in enumerate(group)]
     chosen, spent = [], 0.0
     for _, name in sorted(ranked, key=lambda entry: (entry[0], seconds[entry[1]])):
-        spent += seconds[name]
-        if spent > budget:
-            break
-        chosen.append(name)
+        if seconds[name] < budget / 4 and spent + seconds[name] < budget:
+            spent += seconds[name]
+            chosen.append(name)
     return chosen
 
 
-def swap_bodies(path: str, mutated: str) -> bool:
-    """Give the loaded functions of a file their mutated bodies, where each can be told apart."""
+def load(session: pytest.Session) -> Loaded:
+    """Look once for what every fork would look for."""
+    functions = defaultdict(list)
+    for thing in gc.get_objects():
+        if type(thing) is FunctionType:
+            functions[thing.__code__.co_filename].append(thing)
+    gc.freeze()
+    return Loaded(session, functions)
+
+
+def swap_bodies(loaded: Loaded, path: str, mutated: str) -> bool:
+    """Give a file's functions their mutated bodies, where each can be told apart."""
     lines = mutated.splitlines(keepends=True)
     linecache.cache[path] = (len(mutated), None, lines, path)  # what Triton's interpreter reads
     codes = list(bodies(compiled(mutated, path)))
     named, often = dict(codes), Counter(name for name, _ in codes)
-    for function in gc.get_objects():
-        if isinstance(function, FunctionType) and function.__code__.co_filename == path:
-            name = function.__code__.co_qualname, function.__code__.co_firstlineno
-            if often[name] != 1 or named[name].co_freevars != function.__code__.co_freevars:
-                return False
-            function.__code__ = named[name]
+    for function in loaded.functions[path]:
+        name = function.__code__.co_qualname, function.__code__.co_firstlineno
+        if often[name] != 1 or named[name].co_freevars != function.__code__.co_freevars:
+            return False
+        function.__code__ = named[name]
     return True
 
 

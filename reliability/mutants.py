@@ -94,29 +94,30 @@ def digest(*paths: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
 
 
-def outcome(mutant: Mutant, code: str, suite: runs.Suite, session: Any, budget: float) -> str:
+def outcome(
+    mutant: Mutant, code: str, suite: runs.Suite, loaded: runs.Loaded | None, budget: float
+) -> str:
     """Run a mutant in a collected session, or anew where there is none; "anew" asks for that."""
     lines, path = suite["lines"].get(str(mutant.path), {}), str(mutant.path)
     first, last = max(s for s in statements(mutant.path) if s[0] <= mutant.line <= s[1])
     names = {name for line in range(first, last + 1) for name in lines.get(str(line), [])}
     if "" in names:  # run at import: it may change whatever the file does
-        if session is not None:
+        if loaded is not None:
             return "anew"
         names = {name for line in lines.values() for name in line}
     chosen = runs.choose(suite, names - {""}, budget)
     if not chosen:
         return "not run"
 
-    def swapped() -> str:
-        if not runs.swap_bodies(path, code):
+    def run() -> str:
+        if loaded is None:
+            runs.import_mutated(path, code)
+            return "survived" if runs.pass_anew(chosen) else "killed"
+        if not runs.swap_bodies(loaded, path, code):
             return "anew"
-        return "survived" if runs.passes(session, chosen) else "killed"
+        return "survived" if runs.passes(loaded.session, chosen) else "killed"
 
-    def imported() -> str:
-        runs.import_mutated(path, code)
-        return "survived" if runs.pass_anew(chosen) else "killed"
-
-    return runs.in_fork(imported if session is None else swapped, LIMIT)
+    return runs.in_fork(run, LIMIT)
 
 
 def records() -> dict[Mutant, dict[str, Any]]:
@@ -131,13 +132,14 @@ def records() -> dict[Mutant, dict[str, Any]]:
     }
 
 
-def todo(chosen: list[Mutant], suite: runs.Suite) -> list[Mutant]:
+def todo(chosen: list[Mutant], suite: runs.Suite, budget: float) -> list[Mutant]:
     """Return what has no outcome, and what survived other tests than these."""
     known = records()
     settled = {
-        m
-        for m, e in known.items()
-        if e["suite"] == suite["key"] or e["outcome"] in (*KILLED, "invalid")
+        mutant
+        for mutant, entry in known.items()
+        if entry["outcome"] in (*KILLED, "invalid")
+        or (entry["suite"] == suite["key"] and entry["budget"] >= budget)
     }
     return [mutant for mutant in chosen if mutant not in settled]
 
@@ -145,37 +147,36 @@ def todo(chosen: list[Mutant], suite: runs.Suite) -> list[Mutant]:
 def work(share: list[Mutant], suite: runs.Suite, tests: list[str], budget: float) -> None:
     """Record outcomes: first those that a collected session can show, then the others."""
 
-    def record(session: Any) -> None:
-        for mutant in todo(share, suite):
+    def record(loaded: runs.Loaded | None) -> None:
+        for mutant in todo(share, suite, budget):
             code = mutant.code()
             try:
                 runs.compiled(code, str(mutant.path))
             except SyntaxError:
                 found = "invalid"
             else:
-                found = outcome(mutant, code, suite, session, budget)
-            if found == "anew" and session is not None:
+                found = outcome(mutant, code, suite, loaded, budget)
+            if found == "anew" and loaded is not None:
                 continue
             was, became = mutant.change(code)
             entry = mutant._asdict() | {"was": was, "became": became, "outcome": found}
-            entry |= {"source": digest(mutant.path), "suite": suite["key"]}
+            entry |= {"source": digest(mutant.path), "suite": suite["key"], "budget": budget}
             with (RAW / "outcomes.jsonl").open("a") as file:
                 file.write(json.dumps(entry) + "\n")
 
-    def unchanged(session: Any) -> str:
+    def unchanged(loaded: runs.Loaded) -> str:
         for path in {mutant.path for mutant in share}:
-            runs.swap_bodies(str(path), path.read_text())
+            runs.swap_bodies(loaded, str(path), path.read_text())
         names = runs.choose(suite, set(suite["seconds"]), LIMIT)
-        return "survived" if runs.passes(session, names) else "killed"
+        return "survived" if runs.passes(loaded.session, names) else "killed"
 
-    def in_session(session: Any) -> None:
-        if (found := runs.in_fork(lambda: unchanged(session), 10 * LIMIT)) == "survived":
-            record(session)
-        else:
-            print(f"without a change the tests are {found}", flush=True)
+    def in_session(loaded: runs.Loaded) -> None:
+        if (found := runs.in_fork(lambda: unchanged(loaded), 10 * LIMIT)) != "survived":
+            raise RuntimeError(f"without a change the tests are {found}")
+        record(loaded)
 
     def collected() -> str:
-        runs.collect(tests, in_session)
+        runs.collect(tests, lambda session: in_session(runs.load(session)))
         return "survived"
 
     runs.in_fork(collected)
@@ -219,7 +220,7 @@ def main() -> None:
         chosen = [m for m in chosen if m.file.startswith(tuple(given.files))]
     random.Random(given.seed).shuffle(chosen)  # so that each share takes as long
     suite = measured(given.tests)
-    print(f"{len(chosen)} mutants, {len(todo(chosen, suite))} to run", flush=True)
+    print(f"{len(chosen)} mutants, {len(todo(chosen, suite, given.budget))} to run", flush=True)
     gc.freeze()
     workers = []
     for index in range(given.jobs):
