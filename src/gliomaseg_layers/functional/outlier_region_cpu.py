@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gliomaseg_layers.functional._bands import Band, WindowSums, bands
+from gliomaseg_layers.functional._bands import Band, WindowSums, are_multiples, bands
 from gliomaseg_layers.functional._plan import Maps, Plan
 from gliomaseg_layers.functional._scores import arithmetic_dtype
 from gliomaseg_layers.functional._totals import Slopes, Totals
@@ -58,6 +58,7 @@ def forward(
 def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, list["_Flagged"]]) -> Tensor:
     """Return the gradient of the loss by the logits."""
     slopes, listed = kept
+    by_logits = torch.ops.aten.sigmoid_backward
     result = torch.empty_like(maps.logits)
     adjoint = None
     if plan.formulation == "paper":
@@ -78,11 +79,11 @@ def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, list["_Fl
         if by_term is not None:
             slope.view(-1).index_add_(0, flagged.place, by_term)
         if adjoint is not None:
-            slope += piece.inside(adjoint.of(piece).mul_(probs * (1 - probs)))
+            slope += piece.inside(by_logits(adjoint.of(piece), probs))
         if plan.dice_smooth is not None:
             by_probs = piece.each_image(slopes.overlap * grad) * piece.target
             by_probs += piece.each_image(slopes.probs * grad)
-            slope += piece.inside(by_probs.mul_(probs * (1 - probs)))
+            slope += piece.inside(by_logits(by_probs, probs))
         if slope.data_ptr() != piece.of(result).data_ptr():
             piece.of(result).copy_(slope)
     return result
@@ -207,7 +208,7 @@ class _WindowSizes:
         if piece.valid_around is not None:
             room, filled = self.sums.room(piece.band, piece.target.shape[2:], torch.int8)
             filled.copy_(piece.valid_around)
-            return self.sums.of(room, self.window).int()
+            return self.sums.of(room, self.window)[0].int()
         if self.rows != piece.band.rows:  # most pieces are of the same rows
             sides = zip(self.spatial, self.window, strict=True)
             first, *rest = (axis_count(length, side).int() for length, side in sides)
@@ -239,11 +240,13 @@ def _flagged_by_count(
     for log_odds in plan.log_odds:
         room, filled = sums.room(piece.band, piece.target.shape[2:], torch.int8)
         # Comparing into the dtype that is compared is several times faster than into booleans.
-        filled.copy_(torch.gt(piece.around, log_odds, out=torch.empty_like(piece.around)))
+        white = sums.take("white", piece.around.numel(), piece.around.dtype)
+        filled.copy_(torch.gt(piece.around, log_odds, out=white.view_as(piece.around)))
         filled.mul_(2).sub_(1)
         if piece.valid_around is not None:
             filled.mul_(piece.valid_around)
-        excess = (sums.of(room, plan.outer) * sums.centre(room)).contiguous()
+        [excess] = sums.of(room, plan.outer)
+        excess = (excess * filled[:, piece.band.own]).contiguous()
         flags = torch.le(excess, bound.to(excess.dtype), out=torch.empty_like(excess))
         place = _places(piece.inside(flags))
         image = piece.image_of(place)
@@ -278,11 +281,11 @@ def _flagged_by_density(
     torch.sigmoid(piece.around, out=filled)
     if piece.valid_around is not None:
         filled.mul_(piece.valid_around)
-    near, wide = sums.of(room, plan.inner), sums.of(room, plan.outer)
-    # What the gap has more of the pixel's own colour than of the other.
+    near, wide = sums.of(room, plan.inner, plan.outer)
+    # Half of what the gap has more of the pixel's own colour than of the other.
     colour = _colour(piece.logits, 0.0)
-    excess = torch.sub(wide, near).mul_(2).sub_(gap_size).mul_(colour)
-    flags = torch.le(excess, 2 * plan.threshold + 1 - gap_size, out=excess)
+    excess = torch.sub(wide, near).sub_(gap_size / 2).mul_(colour)
+    flags = torch.le(excess, plan.threshold + 0.5 - gap_size / 2, out=excess)
     place = _places(piece.inside(flags))
     spot, image = torch.unravel_index(place, colour.shape), piece.image_of(place)
     near_size, gap_size = (sizes[0].at(size, place, image) for size in (near_size, gap_size))
@@ -309,7 +312,7 @@ def _places(flags: Tensor) -> Tensor:
     words = flags[:whole].view(torch.int64).nonzero() * step
     tail = torch.arange(whole, flags.numel())
     place = torch.cat([(words + torch.arange(step)).view(-1), tail])
-    return place[flags[place] != 0]
+    return place.masked_select(flags.index_select(0, place) != 0)
 
 
 class _Adjoint:
@@ -334,14 +337,38 @@ class _Adjoint:
         }
 
     def of(self, piece: _Piece) -> Tensor:
-        place, *slopes = self.channels[piece.channel]
+        place, near, gap = self.channels[piece.channel]
         row = piece.target[0, 0].numel()
         first, stop = (line * row for line in piece.band.span(self.length, margin=True))
         low, high = torch.searchsorted(place, torch.tensor([first, stop])).tolist()
-        rest, total = piece.target.shape[2:], torch.zeros(())
-        for slope, window in zip(slopes, (self.plan.inner, self.plan.outer), strict=True):
-            room, filled = self.sums.room(piece.band, rest, slope.dtype)
-            spot = torch.unravel_index(place[low:high] - first, filled.shape)
-            filled.index_put_(spot, slope[low:high])
-            total = total + self.sums.of(room, window)
-        return total
+        place, near, gap = place[low:high] - first, near[low:high], gap[low:high]
+        inner, outer = self.plan.inner, self.plan.outer
+        once = [1] * len(inner)
+        if are_multiples(outer, inner):  # then its window's sums are those of the inner one's
+            steps = [far // side for far, side in zip(outer, inner, strict=True)]
+            return self._sums(piece, place, inner, (near, once), (gap, steps))
+        by_near = self._sums(piece, place, inner, (near, once))
+        return by_near + self._sums(piece, place, outer, (gap, once))
+
+    def _sums(
+        self,
+        piece: _Piece,
+        place: Tensor,
+        window: tuple[int, ...],
+        *shares: tuple[Tensor, Sequence[int]],
+    ) -> Tensor:
+        """Sum windows, with each slope put to so many places a window apart, along each axis."""
+        room, filled = self.sums.room(piece.band, piece.target.shape[2:], piece.logits.dtype)
+        line, strides = self.sums.line(room), room.stride()
+        spot = torch.stack(torch.unravel_index(place, filled.shape), dim=-1)
+        place = (spot * torch.tensor(strides)).sum(dim=-1) + int(filled.storage_offset())
+        for slopes, steps in shares:
+            to = place
+            for count, side, stride in zip(steps, window, strides[1:], strict=True):
+                shifts = torch.arange(-(count // 2), count // 2 + 1) * side * stride
+                to = to.unsqueeze(-1) + shifts
+            to = to.flatten(1)
+            # What falls out of the room would lie beyond the windows of the piece's pixels.
+            inside = (to >= 0) & (to < line.numel())
+            line.index_add_(0, to[inside], slopes.unsqueeze(1).expand_as(to)[inside])
+        return self.sums.of(room, window)[0]
