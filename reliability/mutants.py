@@ -57,7 +57,11 @@ class Mutant(NamedTuple):
 
 
 def mutants(path: Path) -> Iterator[Mutant]:
-    """List a file's mutants, but for those of type annotations, which nothing runs."""
+    """List a file's mutants, but for what computes nothing.
+
+    That is type annotations, the bare star of a signature, and ``strict=True`` of ``zip``, which
+    asserts what always holds.
+    """
     tree, nodes = ast.parse(path.read_text()), list(ast_nodes(get_ast(path.read_text())))
     notes = [
         (note.lineno, note.col_offset, note.end_lineno, note.end_col_offset)
@@ -69,10 +73,14 @@ def mutants(path: Path) -> Iterator[Mutant]:
         operator = cosmic_ray.plugins.get_operator(name)
         if operator.arguments():
             continue  # replaces named variables: wants to be told which
-        places = [(place, node) for node in nodes for place in operator().mutation_positions(node)]
-        for occurrence, (((line, column), _), node) in enumerate(places):
-            bare = node.get_next_leaf() == ","  # the star before what is given by name alone
-            if not bare and not any(n[:2] <= (line, column) <= n[2:] for n in notes):
+        places = [(node, place) for node in nodes for place in operator().mutation_positions(node)]
+        for occurrence, (node, ((line, column), _)) in enumerate(places):
+            noted = any(note[:2] <= (line, column) <= note[2:] for note in notes)
+            strict = node.get_code(include_prefix=False) == "True" and (
+                node.get_previous_leaf().get_previous_leaf() == "strict"
+            )
+            bare = node.type == "operator" and node.get_next_leaf() == ","
+            if not (noted or strict or bare):
                 file = str(path.relative_to(SOURCES))
                 yield Mutant(file, line, name.split("/")[1], occurrence)
 
