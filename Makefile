@@ -27,7 +27,7 @@ EVIDENCE := PYTHONPATH=examples $(BIN)/python benchmarks/evidence
 SOURCES := $(shell find src examples docs CHANGELOG.md mkdocs.yml -type f -not -path '*/__pycache__/*' \
 	-not -path 'docs/generated/*' -not -path 'docs/benchmarks/*' -not -path '*/_build/*')
 
-.PHONY: help demo test test-core coverage check format docs docs-serve bench evidence fuzz numbers memory kills audit packages release clean
+.PHONY: help demo test test-core coverage mutants check format docs docs-serve bench evidence fuzz numbers memory kills audit packages release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,8 +100,11 @@ numbers: $(READY) ## measure the errors of every function against float64 (minut
 memory: $(READY) ## measure the memory of 10 000 steps of every loss
 	PYTHONPATH=tests $(BIN)/python reliability/memory.py
 
+mutants: $(READY) ## change the library one operator at a time, and see whether a test notices (hours); resumes where it stopped
+	$(BIN)/python reliability/mutants.py
+
 clean: ## remove environments, caches, runs and the site
-	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.* runs dist
+	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.* .mutants runs dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Held until the environment is whole: an interrupted install is begun anew.

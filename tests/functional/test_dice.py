@@ -95,6 +95,16 @@ def test_ignored_pixels(mode, channels, from_logits, reduction, batch):
         assert (grad[out] == 0).all()
 
 
+@every_mode
+def test_images_of_none_one_and_many_pixels(mode, channels):
+    """An image without pixels is not in the mean; one with a single pixel is."""
+    x, target = case((9, 11), mode, channels, batch=3)
+    mask = torch.zeros(3, 9, 11, dtype=torch.bool)
+    mask[1, 4, 5], mask[2, :6] = True, True
+    for reduction in ("none", "mean", "sum"):
+        check_loss(x, target, mode=mode, mask=mask, reduction=reduction)
+
+
 @pytest.mark.parametrize("batch", [False, True], ids=["samples", "pooled"])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @every_mode

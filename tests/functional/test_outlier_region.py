@@ -1,3 +1,4 @@
+import json
 from functools import partial
 
 import numpy as np
@@ -61,10 +62,10 @@ def test_the_definition_matches_too(mode, channels, formulation, reduction):
 def test_bands_do_not_show(formulation, spatial, pixels, monkeypatch):
     """Pieces of some rows, of an image, and of several: with masks, and gradients of maps."""
     monkeypatch.setattr(outlier_region_cpu, "PIXELS", {"paper": pixels, "others": pixels})
-    x, target = case(spatial, "multilabel", 2, batch=3)
+    x, target = case(spatial, "multilabel", 2, batch=5)
     settings = {"mode": "multilabel", "formulation": formulation, **SMALL}
     check_loss(x, target, **settings)
-    outside = {"mask": random((3, *spatial)) > 0.2, "ignore_index": 255}
+    outside = {"mask": random((5, *spatial)) > 0.2, "ignore_index": 255}
     target = target.masked_fill(random(target.shape, 3) > 0.9, 255)
     check_loss(x, target, reduction="none", **settings, **outside)
 
@@ -309,6 +310,55 @@ def test_one_program_serves_every_size_below_the_window(formulation):
         torch.testing.assert_close(loss, expected, **TOLERANCES[F64])
         frames.add(counter.frame_count)
     assert len(frames) == 1
+
+
+@pytest.mark.parametrize("spatial", [(0, 5), (5, 0), (3, 0, 4)])
+@every_formulation
+def test_images_without_extent(formulation, spatial):
+    x = torch.zeros(2, 1, *spatial, requires_grad=True)
+    for reduction, shape in (("none", x.shape), ("mean", ()), ("sum", ())):
+        loss = outlier_region_loss(x, x.detach(), formulation=formulation, reduction=reduction)
+        assert loss.shape == shape
+        assert torch.autograd.grad(loss.sum(), x)[0].shape == x.shape
+        assert loss.sum() == 0
+
+
+@pytest.mark.parametrize("outer", [(1, 127), (3, 43), 181, 183])
+@every_formulation
+def test_counts_do_not_overflow(formulation, outer):
+    """Windows of just under and over what 8 and 16 bits can count, all of one colour."""
+    x = torch.full((1, 1, 190, 190), 3.0)
+    settings = {"formulation": formulation, "inner": (1, 7), "outer": outer, "reduction": "none"}
+    for logits in (x, -x):
+        expected = outlier_region_loss(logits, x, backend="eager", **settings)
+        torch.testing.assert_close(outlier_region_loss(logits, x, **settings), expected)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@every_formulation
+@every_mode
+def test_settings_may_come_from_a_file(mode, channels, formulation, reduction):
+    x, target = case((9, 11), mode, channels)
+    given = {"mode": mode, "formulation": formulation, "reduction": reduction, **SMALL}
+    results = []
+    for settings in (given, json.loads(json.dumps(given | {"backend": "auto"}))):
+        leaf = x.clone().requires_grad_()
+        loss = outlier_region_loss(leaf, target, **settings)
+        results.append((loss, *torch.autograd.grad(loss.sum(), leaf)))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("spatial", [(9, 11), (5, 7, 6)])
+@every_mode
+def test_the_closed_form_serves_logits_of_channels(mode, channels, spatial):
+    x, target = case(spatial, mode, channels)
+    for from_logits in (True, False):
+        given = x if from_logits else x.sigmoid()
+        loss = outlier_region_loss(
+            given.requires_grad_(), target, mode=mode, from_logits=from_logits
+        )
+        closed = from_logits and mode != "multiclass"
+        assert (loss.grad_fn.name() == "ClosedFormBackward") == closed
 
 
 def test_numpy_numbers_are_numbers():

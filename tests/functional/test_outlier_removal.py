@@ -1,5 +1,7 @@
 """Islands go and holes are filled, as the weight flags them; the rest stays as it was."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,12 @@ def test_lone_squares(dtype: torch.dtype) -> None:
     assert torch.equal(remove_outlier_regions(mask.to(dtype)), expected.to(dtype))
     # Holes in white are filled alike.
     assert torch.equal(remove_outlier_regions((~mask).to(dtype)), (~expected).to(dtype))
+
+
+def test_channels_are_cleaned_by_themselves() -> None:
+    masks = [squares(3, 12), squares(12, 3)]
+    clean = remove_outlier_regions(torch.cat(masks, 1), mode="multilabel")
+    assert torch.equal(clean, torch.cat([remove_outlier_regions(mask) for mask in masks], 1))
 
 
 def test_far_from_large_regions_it_removes_small_objects() -> None:
@@ -104,8 +112,9 @@ def test_volumes_and_thick_slices() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(TypeError, match="`input` must be probabilities in multiclass mode"):
-        remove_outlier_regions(torch.zeros(1, 3, 8, 8, dtype=torch.bool), mode="multiclass")
+    for mode in ("multiclass", json.loads('"multiclass"')):
+        with pytest.raises(TypeError, match="`input` must be probabilities in multiclass mode"):
+            remove_outlier_regions(torch.zeros(1, 3, 8, 8, dtype=torch.bool), mode=mode)
     with pytest.raises(TypeError, match=r"`input` must have a floating dtype, got torch.complex64"):
         remove_outlier_regions(torch.zeros(1, 1, 8, 8, dtype=torch.cfloat))
     with pytest.raises(TypeError, match=r"`input` must have a floating dtype, got torch.uint8"):

@@ -111,6 +111,15 @@ def test_an_index_the_target_cannot_hold_ignores_nothing(mode, channels):
         assert loss == outlier_region_loss(x, target.float(), ignore_index=beyond, **settings)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16])
+@every_mode
+def test_an_index_at_either_end_of_the_targets_type_is_ignored(mode, channels, dtype):
+    x, target = case((9, 11), mode, channels)
+    for index in (torch.iinfo(dtype).min, torch.iinfo(dtype).max):
+        given = target.to(dtype).masked_fill(random(target.shape) > 0.8, index)
+        check_loss(x, given, mode=mode, ignore_index=index)
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @every_formulation
 @every_mode

@@ -1,5 +1,6 @@
 import copy
 import inspect
+import json
 import pickle
 import shutil
 
@@ -143,6 +144,30 @@ def test_ignored_pixels(mode, channels, formulation, from_logits):
         nothing.backward()
         assert nothing == 0
         assert (x.grad == 0).all()
+
+
+@every_formulation
+@every_mode
+def test_images_of_none_one_and_many_pixels(mode, channels, formulation):
+    """An image without pixels is not in the mean; one with a single pixel is."""
+    x, target = case((9, 11), mode, channels, batch=3)
+    mask = torch.zeros(3, 9, 11, dtype=torch.bool)
+    mask[1, 4, 5], mask[2, :6] = True, True
+    for reduction in ("mean", "sum"):
+        settings = {"mode": mode, "formulation": formulation, "reduction": reduction, **SMALL}
+        check_loss(x, target, mask=mask, **settings)
+
+
+@every_formulation
+@every_mode
+def test_settings_may_come_from_a_file(mode, channels, formulation):
+    x, target = case((9, 11), mode, channels)
+    settings = {"mode": mode, "formulation": formulation, "reduction": "sum", **SMALL}
+    losses = [
+        CompoundLoss(**WEIGHTS, **given)(x, target, return_terms=True)
+        for given in (settings, json.loads(json.dumps(settings)))
+    ]
+    torch.testing.assert_close(*losses, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [F32, *HALVES])

@@ -87,9 +87,9 @@ def test_state_round_trip():
     ramp.step()
     assert state == again  # a snapshot
     loss = CompoundLoss()
-    resumed = WeightRamp(loss, "beta", **settings)
+    resumed = WeightRamp(loss, "beta", **json.loads(json.dumps(settings)))
     assert float(loss.beta) == 0
-    resumed.load_state_dict(state)
+    resumed.load_state_dict(again)
     assert resumed.state_dict() == state
     assert float(loss.beta) == resumed.last_value == state["last_value"] > 0
     resumed.step()
