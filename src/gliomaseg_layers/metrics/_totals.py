@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -20,22 +21,17 @@ class Totals(Metric):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        given = {name: state_dict.get(prefix + name) for name in self._defaults}
+        given: dict[str, Any] = {name: state_dict.get(prefix + name) for name in self._defaults}
         if any(prefix + name in state_dict for name in given):  # they are not, by default
-            wrong = [
-                f"`{prefix}{name}` must be a finite scalar of {default.dtype} and >= 0, got {value}"
-                for (name, value), default in zip(
-                    given.items(), self._defaults.values(), strict=True
-                )
-                if not _is_total(value, default)
-            ]
-            if wrong:
-                error_msgs += wrong
-                return
+            for name, total in given.items():
+                dtype = getattr(self, name).dtype
+                if not _is_total(total, dtype):
+                    error_msgs.append(
+                        f"`{prefix}{name}` must be a finite scalar of {dtype} and >= 0, got {total}"
+                    )
+                    return
             # Copies: an update adds to them in place.
-            state_dict |= {
-                prefix + name: total.clone() for name, total in given.items() if total is not None
-            }
+            state_dict |= {prefix + name: total.clone() for name, total in given.items()}
         super()._load_from_state_dict(
             state_dict,
             prefix,
@@ -47,9 +43,10 @@ class Totals(Metric):
         )
 
 
-def _is_total(value: Any, default: Any) -> bool:
+def _is_total(value: Any, dtype: torch.dtype) -> bool:
     return (
         isinstance(value, Tensor)
-        and (value.shape, value.dtype) == (default.shape, default.dtype)
+        and value.shape == ()
+        and value.dtype == dtype
         and 0 <= float(value) < math.inf
     )
