@@ -1,6 +1,7 @@
-"""Measure what 10 000 training steps of every loss leave behind: resident memory, Python's memory.
+"""Measure what 10 000 training steps of every loss leave behind in memory.
 
-The first tenth of the steps is warm-up; Python's memory is of another 100 steps. Writes results/memory.json and prints a Markdown table.
+The first tenth is warm-up; Python's objects are those of another 100 steps. Writes
+results/memory.json and prints a Markdown table.
 """
 
 import argparse
