@@ -79,11 +79,11 @@ def main() -> None:
     done: dict[str, dict[str, int]] = {}
     if args.results.exists():
         done = json.loads(args.results.read_text())
-    alone = {"max_workers": 1, "mp_context": multiprocessing.get_context("spawn")}
+    spawn = multiprocessing.get_context("spawn")
     seed = 0
     while (total := sum(sum(part.values()) for part in done.values())) < args.examples:
         if str(seed) not in done:
-            with ProcessPoolExecutor(**alone) as process:
+            with ProcessPoolExecutor(1, spawn) as process:
                 done[str(seed)] = process.submit(run_part, seed, args.part).result()
             args.results.write_text(json.dumps(done, indent=1) + "\n")
         seed += 1

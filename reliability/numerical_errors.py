@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from gliomaseg_layers.functional import (
     remove_outlier_regions,
 )
 
+Array = references.Array
 RESULTS = Path(__file__).parent / "results" / "numbers.json"
 DTYPES = {
     "float64": torch.float64,
@@ -75,7 +77,7 @@ def box_sum_reference(window: int) -> Callable[..., Any]:
     return lambda x, upstream: (references.box_sum(x, window), references.box_sum(upstream, window))
 
 
-def evaluate(function: Any, x: Tensor, *args: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
+def evaluate(function: Any, x: Tensor, *args: Tensor) -> tuple[Array, Array | None]:
     """Return a function's value, and the gradient of its sum, in float64."""
     x = x.detach().requires_grad_()
     value = function(x, *args)
@@ -137,7 +139,7 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, dict[str, float]]]]]:
                     shown = " x ".join(map(str, size))
                     key = f"{name} | {mode} | {shown} | {windows[0]}, {windows[1]}"
                     given = (mode, size, windows, function, second, raw)
-                    yield key, lambda given=given: measure(*given)
+                    yield key, partial(measure, *given)
 
 
 def table(results: dict[str, Any]) -> str:

@@ -23,8 +23,7 @@ def box_sum(input: Tensor, window: int | Sequence[int]) -> Tensor:
     :math:`\langle Bx, y \rangle = \langle x, By \rangle`, so its gradient, and the gradient of
     that, are box sums too. Its cost per pixel grows with the logarithm of the window: every axis
     is summed by adding runs whose length doubles, which also keeps the rounding error of the
-    fp32 result within :math:`10^{-6}` of the window's volume for values in [-1, 1]. Forward-mode
-    differentiation is not supported.
+    fp32 result within :math:`10^{-6}` of the window's volume for values in [-1, 1].
 
     Args:
         input: ``(N, C, *spatial)`` with two or three spatial axes, floating or integer. fp16 and
@@ -125,6 +124,11 @@ class _BoxSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _BoxSum.apply(grad, ctx.window), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        summed: Tensor = _BoxSum.apply(tangent, ctx.window)
+        return summed
 
     @staticmethod
     def vmap(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gliomaseg_layers._capture import is_transformed
 from gliomaseg_layers._checks import check_int, check_tensor
 
 NORMS = ("batch", "group", "instance")
@@ -82,6 +83,8 @@ def resize(input: Tensor, size: Sequence[int]) -> Tensor:
 
 def lay_out_as(values: Tensor, reference: Tensor) -> Tensor:
     """Give ``values`` the memory format of ``reference``, or a concatenation would lose it."""
+    if is_transformed():  # torch.func knows no formats
+        return values
     last = torch.channels_last if reference.dim() == 4 else torch.channels_last_3d
     same = reference.is_contiguous(memory_format=last)
     return values.contiguous(memory_format=last if same else torch.contiguous_format)

@@ -1,0 +1,46 @@
+"""One training step of every loss, to be repeated: in threads, in worker processes, for long."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cases import FORMULATIONS, MODES, SMALL, case
+from gliomaseg_layers import CompoundLoss, DiceLoss, OutlierRegionLoss
+from gliomaseg_layers.functional import remove_outlier_regions
+
+LOSSES: dict[str, Callable[..., Any]] = {
+    "dice": DiceLoss,
+    **{
+        f"{kind.__name__}, {formulation}": lambda kind=kind, formulation=formulation, **more: kind(
+            formulation=formulation, **SMALL, **more
+        )
+        for kind in (OutlierRegionLoss, CompoundLoss)
+        for formulation in FORMULATIONS
+    },
+}
+STEPS = [(name, *mode) for name in LOSSES for mode in (MODES[0], MODES[1], MODES[3])]
+
+
+def step(loss: Any, x: Tensor, target: Tensor) -> list[Tensor]:
+    """Return the loss and its gradient by the input."""
+    x = x.detach().requires_grad_()
+    value = loss(x, target)
+    return [value.detach(), *torch.autograd.grad(value, x)]
+
+
+class Slices(Dataset[Any]):
+    """Predictions, cleaned and weighed where they are loaded."""
+
+    def __init__(self) -> None:
+        self.loss = CompoundLoss(**SMALL)
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        x, target = case((13, 11), "binary", 1, seed=index, batch=1)
+        clean = remove_outlier_regions(x > 0, **SMALL)
+        return clean, *step(self.loss, x.float(), target)
