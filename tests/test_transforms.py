@@ -107,14 +107,16 @@ def test_layers(name: str, dims: int) -> None:
     )
 
 
-def test_forward_mode_outside_of_transforms_is_refused_or_right() -> None:
+def test_forward_mode_outside_of_transforms_is_refused() -> None:
     x, target = case((4, 5), "binary", 1)
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, random(x.shape))
-        with pytest.raises(NotImplementedError, match="jvp"):
-            LOSSES["OutlierRegionLoss, balanced"]()(dual, target)
-        tangent = torch.autograd.forward_ad.unpack_dual(box_sum(dual, 3)).tangent
-    close(tangent, box_sum(random(x.shape), 3))
+        for refused in (
+            lambda: LOSSES["OutlierRegionLoss, balanced"]()(dual, target),
+            lambda: box_sum(dual, 3),
+        ):
+            with pytest.raises(NotImplementedError, match="jvp"):
+                refused()
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {

@@ -15,7 +15,7 @@ def launched(monkeypatch):
     """Return what the operator is given from now on, on machines that have all it needs."""
     calls, operator = [], choice.fused_loss
     monkeypatch.setattr(choice, "fused_loss", lambda *args: calls.append(args) or operator(*args))
-    monkeypatch.setattr(choice, "HAS_TRITON", True)
+    monkeypatch.setattr(choice, "NO_TRITON", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     return calls
 
@@ -38,7 +38,7 @@ def test_a_captured_program_holds_the_kernels(formulation, reduction, launched):
 @pytest.mark.parametrize(
     ("owner", "name", "value", "reason"),
     [
-        (choice, "HAS_TRITON", False, "Triton is not installed"),
+        (choice, "NO_TRITON", "Triton is not installed", "Triton is not installed"),
         (torch.cuda, "get_device_capability", lambda device: (7, 5), "capability 8.0"),
     ],
 )

@@ -36,7 +36,8 @@ class Scores:
     ) -> None:
         check_input(name, input, mode)
         wide = arithmetic_dtype(input)
-        self.values: Tensor = input.to(wide) if from_logits else _Widen.apply(input, wide)
+        narrow_probs = not from_logits and input.dtype != wide
+        self.values: Tensor = _Widen.apply(input, wide) if narrow_probs else input.to(wide)
         self.mode = mode
         self.from_logits = from_logits
         self.valid: Tensor | None = None
@@ -195,11 +196,7 @@ class _Widen(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, torch.dtype], output: Tensor) -> None:
-        ctx.dtype, ctx.wide = inputs[0].dtype, inputs[1]
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return tangent.to(ctx.wide)
+        ctx.dtype = inputs[0].dtype
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

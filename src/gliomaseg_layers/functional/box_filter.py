@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gliomaseg_layers._capture import is_transformed
 from gliomaseg_layers._checks import check_image, check_window
 
 __all__ = ["axis_count", "box_count", "box_sum"]
@@ -50,7 +51,9 @@ def box_sum(input: Tensor, window: int | Sequence[int]) -> Tensor:
     check_image("input", input, integers=True)
     window = check_window("window", window, input.dim() - 2)
     wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-    summed: Tensor = _BoxSum.apply(wide, window)
+    # torch.compile takes no node that has a rule for forward-mode derivatives, so that it has none.
+    sums = _window_sums if is_transformed() else _BoxSum.apply
+    summed: Tensor = sums(wide, window)
     return summed.to(input.dtype)
 
 
@@ -112,29 +115,19 @@ class _BoxSum(torch.autograd.Function):
     """The box sum over the last axes as one node of the graph, whose derivative is itself."""
 
     @staticmethod
-    def forward(input: Tensor, window: tuple[int, ...]) -> Tensor:
-        for axis, side in enumerate(window, start=input.dim() - len(window)):
-            input = _sum_line(input, axis, side)
-        return input
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, ...]], output: Tensor) -> None:
-        ctx.window = inputs[1]
+    def forward(ctx: Any, input: Tensor, window: tuple[int, ...]) -> Tensor:
+        ctx.window = window
+        return _window_sums(input, window)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _BoxSum.apply(grad, ctx.window), None
 
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        summed: Tensor = _BoxSum.apply(tangent, ctx.window)
-        return summed
 
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int, None], input: Tensor, window: tuple[int, ...]
-    ) -> tuple[Tensor, int]:
-        return _BoxSum.apply(input.movedim(in_dims[0], 0), window), 0
+def _window_sums(input: Tensor, window: tuple[int, ...]) -> Tensor:
+    for axis, side in enumerate(window, start=input.dim() - len(window)):
+        input = _sum_line(input, axis, side)
+    return input
 
 
 def _sum_line(input: Tensor, axis: int, side: int) -> Tensor:
@@ -164,6 +157,7 @@ def _sum_line(input: Tensor, axis: int, side: int) -> Tensor:
 
 def _add(first: Tensor, second: Tensor, room: Tensor) -> Tensor:
     """Add into memory that is there: for large images, fresh memory costs more than the sum."""
-    if torch.compiler.is_compiling():  # it plans memory itself, and refuses strided `out`
+    # A compiler plans memory itself, and refuses strided `out`; a transform refuses any.
+    if torch.compiler.is_compiling() or is_transformed():
         return first + second
     return torch.add(first, second, out=room)
