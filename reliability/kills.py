@@ -112,6 +112,7 @@ def main() -> int:
             assert seconds is not None  # nobody kills it
             expected = results(whole)
             kills: list[dict[str, Any]] = []
+            found[example.__name__] = {"whole_seconds": round(seconds, 1), "kills": kills}
             while len(kills) < KILLS:
                 moment = numbers.uniform(0, seconds)
                 run = Path(scratch) / f"{example.__name__}-{moment}"
@@ -125,8 +126,7 @@ def main() -> int:
                 kills.append(row | {"same": same})
                 cells = [example(data, run)[0], *row.values(), "yes" if same else "NO"]
                 print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-            found[example.__name__] = {"whole_seconds": round(seconds, 1), "kills": kills}
-    write_whole(RESULTS, json.dumps(found, indent=1) + "\n")
+                write_whole(RESULTS, json.dumps(found, indent=1) + "\n")
     return int(failed)
 
 
