@@ -311,6 +311,18 @@ def test_counts_do_not_overflow(formulation, outer):
         torch.testing.assert_close(outlier_region_loss(logits, x, **settings), expected)
 
 
+def test_tiny_smooth_survives_rounding():
+    # A gap wholly of the pixel's class: gap - gap_c is 0, or a difference of roundings.
+    logits = torch.full((64, 1, 9, 9), 30.0)
+    logits[..., 1:8, 1:8] = 4 * random((64, 1, 7, 7)).float()
+    settings = {"formulation": "paper", "smooth": 1e-7, "reduction": "none"}
+    for x in (logits, -logits):
+        x.requires_grad_()
+        loss = outlier_region_loss(x, torch.zeros_like(x), **settings)
+        assert (loss[..., 4, 4] < 0).all()
+        assert torch.autograd.grad(loss.sum(), x)[0].isfinite().all()
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @every_formulation
 @every_mode

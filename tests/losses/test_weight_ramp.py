@@ -38,6 +38,15 @@ def test_values(name, settings, expected):
         ramp.step()
 
 
+@pytest.mark.parametrize("shape", ["linear", "cosine", "step"])
+def test_the_end_is_reached_exactly(shape):
+    """Though 0.2 + (0.9 - 0.2) is not 0.9."""
+    ramp = WeightRamp(CompoundLoss(), "beta", total_steps=3, start=0.2, end=0.9, shape=shape)
+    for _ in range(3):
+        ramp.step()
+    assert ramp.last_value == 0.9
+
+
 def test_the_weight_reaches_the_loss():
     loss = CompoundLoss(0.0, 0.0, 5.0)
     x, target = torch.full((1, 1, 9, 9), -3.0), torch.zeros(1, 1, 9, 9)
