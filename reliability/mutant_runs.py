@@ -28,7 +28,7 @@ import pytest
 OUTCOMES = ("survived", "killed", "anew", "error")
 MEMORY = 8 * 2**30  # bytes
 # What a mutated program cannot be asked quickly: compilation, and large images.
-SLOW = "not compile and not exported and not opcheck and not large and not one_program"
+SLOW = "not compile and not exported and not large and not one_program"
 Suite = dict[str, Any]
 
 
