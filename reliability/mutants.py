@@ -200,6 +200,8 @@ def measured(tests: list[str]) -> runs.Suite:
 
         def measure() -> str:
             suite = runs.measure(tests, SOURCES) | {"key": key}
+            if not suite["seconds"]:
+                raise RuntimeError(f"no test passes of {tests}")
             path.write_text(json.dumps(suite))
             return "survived"
 
@@ -215,7 +217,8 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=150, help="mutants of what is not WHOLE")
     parser.add_argument("--seed", type=int, default=23)
     parser.add_argument("--budget", type=float, default=8.0, help="seconds of tests a mutant")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="only what survived so far")
+    parser.add_argument("--jobs", type=int, default=2, help="0 only reports what is known")
     given = parser.parse_args()
     os.chdir(ROOT)
     runs.prepare(ROOT / "src")
@@ -226,10 +229,14 @@ def main() -> None:
     chosen += random.Random(given.seed).sample(rest, given.sample)
     if given.files:
         chosen = [m for m in chosen if m.file.startswith(tuple(given.files))]
+    if given.again:
+        known = records()
+        chosen = [m for m in chosen if m in known and known[m]["outcome"] not in KILLED]
     random.Random(given.seed).shuffle(chosen)  # so that each share takes as long
-    suite = measured(given.tests)
-    print(f"{len(chosen)} mutants, {len(todo(chosen, suite, given.budget))} to run", flush=True)
-    gc.freeze()
+    if given.jobs:
+        suite = measured(given.tests)
+        print(f"{len(chosen)} mutants, {len(todo(chosen, suite, given.budget))} to run", flush=True)
+        gc.freeze()
     workers = []
     for index in range(given.jobs):
         if not (pid := os.fork()):
@@ -242,7 +249,8 @@ def main() -> None:
         os.waitpid(pid, 0)
     known = records()
     settings = {name: value for name, value in vars(given).items() if name != "jobs"}
-    print(report([known[mutant] for mutant in chosen if mutant in known], settings))
+    left = [mutant.file for mutant in chosen if mutant not in known]
+    print(report([known[mutant] for mutant in chosen if mutant in known], left, settings))
 
 
 if __name__ == "__main__":
