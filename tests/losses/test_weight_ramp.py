@@ -16,6 +16,7 @@ COSINE = [(1 - math.cos(math.pi * t / 4)) / 2 for t in range(5)]
     [
         ({"total_steps": 4}, [0, 0.25, 0.5, 0.75, 1, 1, 1]),
         ({"total_steps": 6, "warmup_steps": 2}, [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]),
+        ({"total_steps": 5, "warmup_steps": 2, "end": 3.0}, [0, 0, 0, 1, 2, 3, 3]),
         ({"total_steps": 4, "start": 1.0, "end": 3.0}, [1, 1.5, 2, 2.5, 3, 3]),
         ({"total_steps": 2, "start": 0.7, "end": 0.3}, [0.7, 0.5, 0.3, 0.3]),
         ({"total_steps": 1}, [0, 1, 1]),
@@ -96,7 +97,7 @@ def test_state_round_trip():
     loss = CompoundLoss()
     resumed = WeightRamp(loss, "beta", **json.loads(json.dumps(settings)))
     assert float(loss.beta) == 0
-    resumed.load_state_dict(again)
+    resumed.load_state_dict({**again, "of another version": 1})
     assert resumed.state_dict() == state
     assert float(loss.beta) == resumed.last_value == state["last_value"] > 0
     resumed.step()
@@ -121,6 +122,7 @@ STATE = {"name": "gamma", "last_step": 2, "last_value": 0.5}
     [
         *(({name: None}, ValueError, name) for name in STATE),
         ({"name": "alpha"}, ValueError, "'alpha'"),
+        ({"name": "weight"}, ValueError, "'weight'"),
         ({"last_step": -1}, ValueError, "-1"),
         ({"last_step": 1.5}, TypeError, "1.5"),
         ({"last_step": True}, TypeError, "True"),
