@@ -83,6 +83,7 @@ def test_bands_do_not_show(formulation, spatial, pixels, monkeypatch):
         (1, (1, 1, 1), {}),
         (1, (3, 23, 25), {"inner": (1, 7, 7), "outer": (1, 21, 21)}),
         (1, (19, 23), {**SMALL, "threshold": 4, "strength": 2.5}),
+        (1, (19, 23), {"inner": 3, "outer": 21, "threshold": 90}),  # seven of the inner window
     ],
 )
 @every_formulation
