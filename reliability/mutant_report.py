@@ -54,6 +54,7 @@ def report(records: Iterable[Record], left: Iterable[str], settings: Record) -> 
         table[name] = {column: counts[column] for column in COLUMNS} | {"percent": round(share, 1)}
     survivors.sort(key=lambda entry: (entry["file"], entry["line"], entry["became"]))
     results = {"settings": settings, "files": table, "survivors": survivors}
+    REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(results, indent=1) + "\n")
     rows = [" | ".join(map(str, (name, *row.values()))) for name, row in table.items()]
     head = "file | killed | survived | equivalent | left | killed, %"

@@ -77,7 +77,7 @@ def mutants(path: Path) -> Iterator[Mutant]:
         for occurrence, (node, ((line, column), _)) in enumerate(places):
             noted = any(note[:2] <= (line, column) <= note[2:] for note in notes)
             strict = node.get_code(include_prefix=False) == "True" and (
-                node.get_previous_leaf().get_previous_leaf() == "strict"
+                node.get_previous_leaf().get_previous_leaf().value == "strict"
             )
             bare = node.type == "operator" and node.get_next_leaf() == ","
             if not (noted or strict or bare):
