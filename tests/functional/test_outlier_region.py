@@ -160,6 +160,15 @@ def test_balance(mode, channels, settings):
     torch.testing.assert_close(sum(halves) / 2, whole)
 
 
+@pytest.mark.parametrize("formulation", ["suppress", "penalty", "paper"])
+def test_only_balanced_reads_the_share(formulation):
+    x, target = case((19, 23), "binary", 1)
+    settings = {"formulation": formulation, **SMALL}
+    for backend in ("auto", "eager"):
+        shared = outlier_region_loss(x, target, share=1e-6, backend=backend, **settings)
+        assert shared == outlier_region_loss(x, target, backend=backend, **settings)
+
+
 def test_balance_by_hand():
     logits, target = torch.full((1, 1, 64, 64), -3.0), torch.zeros(1, 1, 64, 64)
     logits[..., 20:23, 20:23] = 3.0
