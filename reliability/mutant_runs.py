@@ -87,7 +87,10 @@ def pass_anew(chosen: Sequence[str]) -> bool:
 
 
 def in_fork(work: Callable[[], str], limit: int = 0) -> str:
-    """Do the work in a child, and return what it returned, or how it ended; unseen if limited."""
+    """Do the work in a child, and return what it returned, or how it ended.
+
+    With a limit, in seconds of the processor, it does it unseen.
+    """
     pid = os.fork()
     if not pid:
         if limit:
@@ -95,7 +98,8 @@ def in_fork(work: Callable[[], str], limit: int = 0) -> str:
             os.dup2(1, 2)
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            signal.alarm(limit)
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            signal.alarm(20 * limit)  # however busy the machine is
         code = OUTCOMES.index("error")
         try:
             code = OUTCOMES.index(work())
@@ -103,7 +107,8 @@ def in_fork(work: Callable[[], str], limit: int = 0) -> str:
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
-        return "timeout" if os.WTERMSIG(status) == signal.SIGALRM else "crash"
+        late = signal.SIGALRM, signal.SIGXCPU, signal.SIGKILL
+        return "timeout" if os.WTERMSIG(status) in late else "crash"
     return OUTCOMES[os.WEXITSTATUS(status)]
 
 
