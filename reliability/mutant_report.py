@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 KILLED = ("killed", "timeout", "crash")
 EQUIVALENT = Path(__file__).parent / "equivalent_mutants.toml"
 REPORT = Path(__file__).parent / "results" / "mutants.json"
+COLUMNS = ("killed", "survived", "equivalent", "left")
 Record = dict[str, Any]
 
 
@@ -23,34 +24,40 @@ def reasons() -> dict[tuple[str, str, str], str]:
     }
 
 
-def report(records: Iterable[Record], settings: Record) -> str:
-    """Write results/mutants.json, and return its table."""
-    equivalent, counts, survivors = reasons(), Counter[tuple[str, str]](), []
+def report(records: Iterable[Record], left: Iterable[str], settings: Record) -> str:
+    """Write results/mutants.json, and return its table; ``left`` are the files of what is to run.
+
+    A mutant that no test of the selection runs has survived.
+    """
+    equivalent, survivors = reasons(), []
+    files: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
-        file, found = record["file"], record["outcome"]
-        if found in KILLED:
+        key = record["file"], record["was"], record["became"]
+        if record["outcome"] in KILLED:
+            if key in equivalent:
+                raise ValueError(f"a mutant that was killed is not equivalent: {key}")
             found = "killed"
-        elif (file, record["was"], record["became"]) in equivalent:
+        elif key in equivalent:
             found = "equivalent"
-        elif found != "invalid":
-            survivors.append({k: record[k] for k in ("file", "line", "was", "became", "outcome")})
+        elif record["outcome"] == "invalid":
+            continue
+        else:
             found = "survived"
-        for name in (file, "in all"):
-            counts[name, found] += 1
-    names = [*sorted({name for name, _ in counts} - {"in all"}), "in all"]
-    files: dict[str, dict[str, float]] = {}
-    for name in names:
-        killed, survived, same = (
-            counts[name, found] for found in ("killed", "survived", "equivalent")
-        )
-        files[name] = {"killed": killed, "survived": survived, "equivalent": same}
-        files[name]["percent"] = round(100 * killed / max(killed + survived, 1), 1)
+            survivors.append({k: record[k] for k in ("file", "line", "was", "became", "outcome")})
+        files[record["file"]][found] += 1
+    for name in left:
+        files[name]["left"] += 1
+    total = sum(files.values(), Counter[str]())
+    table = {}
+    for name, counts in [*sorted(files.items()), ("in all", total)]:
+        share = 100 * counts["killed"] / max(counts["killed"] + counts["survived"], 1)
+        table[name] = {column: counts[column] for column in COLUMNS} | {"percent": round(share, 1)}
     survivors.sort(key=lambda entry: (entry["file"], entry["line"], entry["became"]))
-    results = {"settings": settings, "files": files, "survivors": survivors}
+    results = {"settings": settings, "files": table, "survivors": survivors}
+    REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(results, indent=1) + "\n")
-    rows = [
-        f"| {name} | {row['killed']} | {row['survived']} | {row['equivalent']} | {row['percent']} |"
-        for name, row in files.items()
-    ]
-    head = "| file | killed | survived | equivalent | killed, % |"
-    return "\n".join([head, "| --- | ---: | ---: | ---: | ---: |", *rows])
+    rows = [" | ".join(map(str, (name, *row.values()))) for name, row in table.items()]
+    head = "file | killed | survived | equivalent | left | killed, %"
+    return "\n".join(
+        f"| {row} |" for row in [head, "--- | ---: | ---: | ---: | ---: | ---:", *rows]
+    )

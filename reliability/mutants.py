@@ -1,7 +1,7 @@
 """Mutation testing: change the library one operator at a time, and see whether a test notices.
 
 Every mutant of ``functional`` and ``losses`` that cosmic-ray knows, and a seeded sample of the
-rest, against the tests that run the changed line: the quickest first, for ten seconds at most.
+rest, against the tests that run the changed line: the quickest first, for eight seconds at most.
 Resumes where it stopped; writes reliability/results/mutants.json.
 """
 
@@ -27,7 +27,6 @@ from mutant_report import KILLED, report
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "gliomaseg_layers"
 RAW = ROOT / ".mutants"
-LIMIT = 30  # seconds that a mutant may run, whatever it does
 WHOLE = ("functional", "losses")
 TESTS = ["functional", "kernels", "losses", "layers", "metrics", "networks", "test_every_module.py"]
 TESTS = [f"tests/{name}" for name in [*TESTS, "test_architecture.py", "test_costs.py"]]
@@ -77,7 +76,7 @@ def mutants(path: Path) -> Iterator[Mutant]:
         for occurrence, (node, ((line, column), _)) in enumerate(places):
             noted = any(note[:2] <= (line, column) <= note[2:] for note in notes)
             strict = node.get_code(include_prefix=False) == "True" and (
-                node.get_previous_leaf().get_previous_leaf() == "strict"
+                node.get_previous_leaf().get_previous_leaf().value == "strict"
             )
             bare = node.type == "operator" and node.get_next_leaf() == ","
             if not (noted or strict or bare):
@@ -125,7 +124,7 @@ def outcome(
             return "anew"
         return "survived" if runs.passes(loaded.session, chosen) else "killed"
 
-    return runs.in_fork(run, LIMIT)
+    return runs.in_fork(run, 10 + 3 * int(budget))
 
 
 def records() -> dict[Mutant, dict[str, Any]]:
@@ -175,11 +174,11 @@ def work(share: list[Mutant], suite: runs.Suite, tests: list[str], budget: float
     def unchanged(loaded: runs.Loaded) -> str:
         for path in {mutant.path for mutant in share}:
             runs.swap_bodies(loaded, str(path), path.read_text())
-        names = runs.choose(suite, set(suite["seconds"]), LIMIT)
+        names = runs.choose(suite, set(suite["seconds"]), 4 * budget)
         return "survived" if runs.passes(loaded.session, names) else "killed"
 
     def in_session(loaded: runs.Loaded) -> None:
-        if (found := runs.in_fork(lambda: unchanged(loaded), 10 * LIMIT)) != "survived":
+        if (found := runs.in_fork(lambda: unchanged(loaded), 60 + 12 * int(budget))) != "survived":
             raise RuntimeError(f"without a change the tests are {found}")
         record(loaded)
 
@@ -200,6 +199,8 @@ def measured(tests: list[str]) -> runs.Suite:
 
         def measure() -> str:
             suite = runs.measure(tests, SOURCES) | {"key": key}
+            if not suite["seconds"]:
+                raise RuntimeError(f"no test passes of {tests}")
             path.write_text(json.dumps(suite))
             return "survived"
 
@@ -215,7 +216,8 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=150, help="mutants of what is not WHOLE")
     parser.add_argument("--seed", type=int, default=23)
     parser.add_argument("--budget", type=float, default=8.0, help="seconds of tests a mutant")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="only what survived so far")
+    parser.add_argument("--jobs", type=int, default=2, help="0 only reports what is known")
     given = parser.parse_args()
     os.chdir(ROOT)
     runs.prepare(ROOT / "src")
@@ -226,10 +228,14 @@ def main() -> None:
     chosen += random.Random(given.seed).sample(rest, given.sample)
     if given.files:
         chosen = [m for m in chosen if m.file.startswith(tuple(given.files))]
+    if given.again:
+        known = records()
+        chosen = [m for m in chosen if m in known and known[m]["outcome"] not in KILLED]
     random.Random(given.seed).shuffle(chosen)  # so that each share takes as long
-    suite = measured(given.tests)
-    print(f"{len(chosen)} mutants, {len(todo(chosen, suite, given.budget))} to run", flush=True)
-    gc.freeze()
+    if given.jobs:
+        suite = measured(given.tests)
+        print(f"{len(chosen)} mutants, {len(todo(chosen, suite, given.budget))} to run", flush=True)
+        gc.freeze()
     workers = []
     for index in range(given.jobs):
         if not (pid := os.fork()):
@@ -242,7 +248,8 @@ def main() -> None:
         os.waitpid(pid, 0)
     known = records()
     settings = {name: value for name, value in vars(given).items() if name != "jobs"}
-    print(report([known[mutant] for mutant in chosen if mutant in known], settings))
+    left = [mutant.file for mutant in chosen if mutant not in known]
+    print(report([known[mutant] for mutant in chosen if mutant in known], left, settings))
 
 
 if __name__ == "__main__":

@@ -105,6 +105,14 @@ def test_derivatives_of_both_orders(shape_window):
     assert torch.autograd.gradgradcheck(lambda x: box_sum(x, window).square(), (x,))
 
 
+@pytest.mark.parametrize("dim", [0, 1, 3, -1])
+def test_vmap_maps_any_axis(dim):
+    x = noise((4, 2, 3, 5, 7))  # four inputs (2, 3, 5, 7)
+    expected = torch.stack([box_sum(each, 3) for each in x])
+    mapped = torch.func.vmap(lambda each: box_sum(each, 3), in_dims=dim)
+    torch.testing.assert_close(mapped(x.movedim(0, dim)), expected)
+
+
 @pytest.mark.parametrize(("shape", "window"), CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32])
 def test_count_is_the_sum_of_ones(shape, window, dtype):

@@ -84,6 +84,7 @@ def test_bands_do_not_show(formulation, spatial, pixels, monkeypatch):
         (1, (1, 1, 1), {}),
         (1, (3, 23, 25), {"inner": (1, 7, 7), "outer": (1, 21, 21)}),
         (1, (19, 23), {**SMALL, "threshold": 4, "strength": 2.5}),
+        (1, (19, 23), {"inner": 3, "outer": 21, "threshold": 90}),  # seven of the inner window
     ],
 )
 @every_formulation
@@ -180,6 +181,15 @@ def test_balance(mode, channels, settings):
     ]
     whole = outlier_region_loss(x, target, mode=mode, **settings, **SMALL)
     torch.testing.assert_close(sum(halves) / 2, whole)
+
+
+@pytest.mark.parametrize("formulation", ["suppress", "penalty", "paper"])
+def test_only_balanced_reads_the_share(formulation):
+    x, target = case((19, 23), "binary", 1)
+    settings = {"formulation": formulation, **SMALL}
+    for backend in ("auto", "eager"):
+        shared = outlier_region_loss(x, target, share=1e-6, backend=backend, **settings)
+        assert shared == outlier_region_loss(x, target, backend=backend, **settings)
 
 
 def test_balance_by_hand():
@@ -332,6 +342,18 @@ def test_counts_do_not_overflow(formulation, outer):
     for logits in (x, -x):
         expected = outlier_region_loss(logits, x, backend="eager", **settings)
         torch.testing.assert_close(outlier_region_loss(logits, x, **settings), expected)
+
+
+def test_tiny_smooth_survives_rounding():
+    # A gap wholly of the pixel's class: gap - gap_c is 0, or a difference of roundings.
+    logits = torch.full((64, 1, 9, 9), 30.0)
+    logits[..., 1:8, 1:8] = 4 * random((64, 1, 7, 7)).float()
+    settings = {"formulation": "paper", "smooth": 1e-7, "reduction": "none"}
+    for x in (logits, -logits):
+        x.requires_grad_()
+        loss = outlier_region_loss(x, torch.zeros_like(x), **settings)
+        assert (loss[..., 4, 4] < 0).all()
+        assert torch.autograd.grad(loss.sum(), x)[0].isfinite().all()
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])

@@ -1,5 +1,7 @@
 """What each layer computes, against its formula written out."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from gliomaseg_layers import (
     MultiScaleFusion,
     SpatialAttention,
     SpatialPyramidPooling,
+    UNet,
 )
 from module_cases import literal_fusion
 
@@ -34,6 +37,33 @@ def test_channel_attention(pool: tuple[str, ...], size: tuple[int, ...]) -> None
     logits = logits.view(2, 6, *(1 for _ in size))
     torch.testing.assert_close(layer.logits(x), logits, **CLOSE)
     torch.testing.assert_close(layer(x), x * torch.sigmoid(logits), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("module", "defaults"),
+    [
+        (ChannelAttention, {"reduction": 16, "pool": ("avg",)}),
+        (SpatialAttention, {"kernel_size": 7}),
+        (MultiScaleFusion, {"reduction": 16, "kernel_size": 7}),
+        (AttributeEncoder, {"out_channels": 3, "out_size": (16, 16), "hidden": (128,)}),
+        (ASPP, {"out_channels": 256, "rates": (6, 12, 18), "separable": False, "dropout": 0.5}),
+        (SpatialPyramidPooling, {"bins": (1, 2, 3, 6)}),
+        (DepthwiseSeparableConv, {"kernel_size": 3, "stride": 1, "dilation": 1}),
+        (MultiScaleConv, {"kernel_sizes": (3, 5, 7), "separable": True}),
+        (UNet, {"widths": (64, 128, 256, 512, 1024)}),
+    ],
+)
+def test_defaults_are_the_papers(module: type[nn.Module], defaults: dict[str, object]) -> None:
+    parameters = inspect.signature(module).parameters
+    assert {name: parameters[name].default for name in defaults} == defaults
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(1, 1), (2, 1), (3, 1), (6, 3), (7, 1), (20, 10), (64, 32), (96, 32)]
+)
+def test_a_group_has_two_channels_at_least(channels: int, groups: int) -> None:
+    branch = ASPP(4, channels, (2,), norm="group")
+    assert {m.num_groups for m in branch.modules() if isinstance(m, nn.GroupNorm)} == {groups}
 
 
 def test_a_bottleneck_has_a_channel_at_least() -> None:

@@ -18,6 +18,7 @@ COSINE = [(1 - math.cos(math.pi * t / 4)) / 2 for t in range(5)]
     [
         ({"total_steps": 4}, [0, 0.25, 0.5, 0.75, 1, 1, 1]),
         ({"total_steps": 6, "warmup_steps": 2}, [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]),
+        ({"total_steps": 5, "warmup_steps": 2, "end": 3.0}, [0, 0, 0, 1, 2, 3, 3]),
         ({"total_steps": 4, "start": 1.0, "end": 3.0}, [1, 1.5, 2, 2.5, 3, 3]),
         ({"total_steps": 2, "start": 0.7, "end": 0.3}, [0.7, 0.5, 0.3, 0.3]),
         ({"total_steps": 1}, [0, 1, 1]),
@@ -38,6 +39,15 @@ def test_values(name, settings, expected):
         others = {"alpha", "beta", "gamma"} - {name}
         assert all(getattr(loss, other) == 7 for other in others)
         ramp.step()
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "step"])
+def test_the_end_is_reached_exactly(shape):
+    """Though 0.2 + (0.9 - 0.2) is not 0.9."""
+    ramp = WeightRamp(CompoundLoss(), "beta", total_steps=3, start=0.2, end=0.9, shape=shape)
+    for _ in range(3):
+        ramp.step()
+    assert ramp.last_value == 0.9
 
 
 def test_the_weight_reaches_the_loss():
@@ -89,7 +99,7 @@ def test_state_round_trip():
     loss = CompoundLoss()
     resumed = WeightRamp(loss, "beta", **json.loads(json.dumps(settings)))
     assert float(loss.beta) == 0
-    resumed.load_state_dict(again)
+    resumed.load_state_dict({**again, "of another version": 1})
     assert resumed.state_dict() == state
     assert float(loss.beta) == resumed.last_value == state["last_value"] > 0
     resumed.step()
@@ -114,6 +124,7 @@ STATE = {"name": "gamma", "last_step": 2, "last_value": 0.5}
     [
         *(({name: None}, ValueError, name) for name in STATE),
         ({"name": "alpha"}, ValueError, "'alpha'"),
+        ({"name": "weight"}, ValueError, "'weight'"),
         ({"last_step": -1}, ValueError, "-1"),
         ({"last_step": 1.5}, TypeError, "1.5"),
         ({"last_step": True}, TypeError, "True"),

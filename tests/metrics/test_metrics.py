@@ -80,6 +80,7 @@ def test_lesion_wise_dice_by_hand() -> None:
     assert apart[1:] == (2, 2, 1)
     counted = lesion_wise_dice(predicted, truth, min_size=15)
     assert counted.dice == pytest.approx((2 / 3 + 0 + 2 / 3 + 1) / 5)
+    assert lesion_wise_dice(predicted, truth, min_size=16) == score  # at most so many go
     in_mm = lesion_wise_dice(predicted, truth, min_size=50, spacing=(2, 2))
     assert in_mm == counted
 
@@ -124,6 +125,8 @@ def test_bad_maps_and_copies(metric) -> None:
         metric.update(torch.ones(3, 3), torch.ones(3, 3))
     with pytest.raises(ValueError, match=r"`target` must have the shape of `preds`"):
         metric.update(torch.ones(1, 1, 3, 3), torch.ones(1, 3, 3))
+    with pytest.raises(ValueError, match=r"`target` must have the shape of `preds`"):
+        metric.update(torch.ones(1, 2, 3, 3), torch.ones(1, 1, 3, 3))
     preds, target = data()
     again = pickle.loads(pickle.dumps(metric))
     assert again(preds, target) == metric(preds, target)

@@ -70,7 +70,7 @@ def per_channel(name: str, weight: float | Tensor, input: Tensor) -> Tensor:
     """Return the weight in a shape that broadcasts over channels, never over the width."""
     dtype = arithmetic_dtype(input)
     if not isinstance(weight, Tensor):
-        return input.new_full((1,) * (input.dim() - 1), weight, dtype=dtype)
+        return input.new_full((), weight, dtype=dtype)
     check_beside(name, weight, input)
     check_shape(name, weight, [(), (input.shape[1],)])
     return weight.to(dtype).view([-1] + [1] * (input.dim() - 2))
