@@ -94,7 +94,7 @@ release: $(READY) ## refuse what must not be released; check, test, docs; build 
 fuzz: $(READY) ## draw calls until FUZZ examples in all (100000) have passed; resumes where it stopped
 	$(BIN)/python reliability/fuzz.py --examples $(FUZZ)
 
-numbers: $(READY) ## measure the errors of every function against float64 (minutes, 12 GiB)
+numbers: $(READY) ## measure the errors of every function against float64 (long); resumes where it stopped
 	PYTHONPATH=tests $(BIN)/python reliability/numerical_errors.py
 
 memory: $(READY) ## measure the memory of 10 000 steps of every loss
