@@ -16,6 +16,8 @@ SOURCES = [
     for path in sorted((ROOT / folder).rglob("*.py"))
     if not {"generated", "_build"} & set(path.parts)
 ]
+# Mutation testing runs the library's own source, changed.
+EXCEPTED = {"mutant_runs.py": {"compile"}}
 RUN_TEXT = {"eval", "exec", "compile", "__import__"}
 PICKLES = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "builtins"}
 NETWORK = {
@@ -68,7 +70,7 @@ def faults(source: str) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_runs_what_it_reads(path: Path) -> None:
-    assert not faults(path.read_text())
+    assert faults(path.read_text()) == EXCEPTED.get(path.name, set())
 
 
 @pytest.mark.parametrize(

@@ -174,10 +174,10 @@ def check_shape(name: str, tensor: Tensor, shapes: list[Shape]) -> None:
 def clamped_log(probs: Tensor) -> Tensor:
     """Return log q, at least -100 and finite with a finite gradient for every q in [0, 1].
 
-    The gradient is 0 where the clamp acts, and below the smallest normal number, where 1 / q
-    would overflow.
+    The gradient is 0 where the clamp acts, and below a million times the smallest normal number,
+    where 1 / q, times the weights and what comes from above, might overflow.
     """
-    normal = probs >= torch.finfo(probs.dtype).tiny
+    normal = probs >= 2**20 * torch.finfo(probs.dtype).tiny
     log = torch.where(normal, probs.where(normal, 1.0).log(), probs.detach().log())
     return log.clamp(min=-100.0)
 
