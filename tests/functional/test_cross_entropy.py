@@ -112,7 +112,7 @@ def assert_finite(values, mode, channels, formulation, dtype):
         x = probabilities_around(value, mode, channels, dtype, fill).requires_grad_()
         target = torch.full((1, 9, 9) if mode == "multiclass" else x.shape, label)
         loss = outlier_region_loss(x, target, mode=mode, formulation=formulation, **EXACT)
-        (grad,) = torch.autograd.grad(loss, x)
+        (grad,) = torch.autograd.grad(1000 * loss, x)  # as weights, or a scaler of them, would
         if not (loss.isfinite() and grad.isfinite().all()):
             infinite.append({"probability": value, "among": fill, "target": label})
     assert not infinite

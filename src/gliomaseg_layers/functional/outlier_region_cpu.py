@@ -287,8 +287,9 @@ def _flagged_by_density(
     near, wide = sums.of(room, plan.inner, plan.outer)
     # Half of what the gap has more of the pixel's own colour than of the other.
     colour = _colour(piece.logits, 0.0)
-    excess = torch.sub(wide, near).sub_(gap_size / 2).mul_(colour)
-    flags = torch.le(excess, plan.threshold + 0.5 - gap_size / 2, out=excess)
+    half = gap_size / 2
+    excess = torch.sub(wide, near).sub_(half).mul_(colour)
+    flags = torch.le(excess, plan.threshold + 0.5 - half, out=excess)
     place = _places(piece.inside(flags))
     spot, image = torch.unravel_index(place, colour.shape), piece.image_of(place)
     near_size, gap_size = (sizes[0].at(size, place, image) for size in (near_size, gap_size))
