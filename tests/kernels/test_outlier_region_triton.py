@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 from torch.utils import deterministic
 
@@ -268,20 +269,47 @@ def test_captured_by_compile(formulation, dynamic):
         torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
+def operator_arguments(formulation, masked, reduction):
+    """Return what the operator takes, and what the definition takes for the same."""
+    x, target = (t.to(DEVICE) for t in floats((7, 35), "multilabel", 2))
+    weights = [torch.tensor(w, device=DEVICE) for w in (0.5, 2.0, 1.5)]
+    settings = dict(OutlierRegionLoss(mode="multilabel", formulation=formulation).term_arguments())
+    settings |= SMALL | {"pos_weight": 2.0}
+    mask = (random((1, 7, 35)) > 0.2).to(DEVICE) if masked else None
+    maps = choice.read_maps(x.requires_grad_(), target, mask, settings)
+    dice_smooth = 1.0 if reduction == "mean" else None
+    plan = choice.make_plan(2, settings, reduction, dice_smooth)
+    given = weights if reduction == "mean" else [None] * 3
+    weights = weights if reduction == "mean" else [1.0, 0.0, 1.0]
+    defined = (x, target, mask, weights, dice_smooth, reduction, settings)
+    return (*maps, *plan, *given), defined
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@every_formulation
+def test_the_operator_is_the_definition(formulation, masked, reduction):
+    given, defined = operator_arguments(formulation, masked, reduction)
+    found, (expected, terms) = choice.fused_loss(*given), choice.definition(*defined)
+    torch.testing.assert_close(found[0], expected)
+    torch.testing.assert_close(found[1][: len(terms)], terms)
+    upstream = random(expected.shape).float().to(DEVICE)
+    gradients = [torch.autograd.grad(loss, given[0], upstream) for loss in (found[0], expected)]
+    torch.testing.assert_close(*gradients)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        faked = choice.fused_loss(*given)
+    for fake, real in zip(faked, found, strict=True):
+        assert isinstance(fake, FakeTensor)
+        assert (fake.shape, fake.dtype, fake.device) == (real.shape, real.dtype, real.device)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize(("reduction", "masked"), [("mean", True), ("none", False)])
 @every_formulation
 def test_the_operator_passes_opcheck(formulation, masked, reduction):
     torch.use_deterministic_algorithms(False)  # what it compares may hold memory nobody wrote
-    x, target = (t.to(DEVICE) for t in floats((7, 9), "multilabel", 2))
-    weights = [torch.tensor(w, device=DEVICE) for w in (0.5, 2.0, 1.5)]
-    settings = dict(OutlierRegionLoss(mode="multilabel", formulation=formulation).term_arguments())
-    settings |= SMALL | {"pos_weight": 2.0}
-    mask = (random((1, 7, 9)) > 0.2).to(DEVICE) if masked else None
-    maps = choice.read_maps(x.requires_grad_(), target, mask, settings)
-    plan = choice.make_plan(2, settings, reduction, None if reduction == "none" else 1.0)
-    given = weights if reduction == "mean" else [None] * 3
-    torch.library.opcheck(choice.fused_loss, (*maps, *plan, *given))
+    given, _ = operator_arguments(formulation, masked, reduction)
+    torch.library.opcheck(choice.fused_loss, given)
 
 
 def test_an_exported_program_loads_without_triton(tmp_path):
