@@ -41,8 +41,7 @@ class Scores:
         self.mode = mode
         self.from_logits = from_logits
         self.valid: Tensor | None = None
-        self._log_probs: Tensor | None = None
-        self._probs: Tensor | None = None
+        self._forget()
         if mask is not None:
             self.exclude(arrange_mask(mask_name, mask, input, self.multiclass))
 
@@ -61,7 +60,13 @@ class Scores:
         """Take the pixels that are not ``valid`` out of the image, with whatever they hold."""
         self.valid = valid if self.valid is None else self.valid & valid
         self.values = keep(self.values, self.inside)
-        self._log_probs = self._probs = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew with what is computed from the values."""
+        self._log_probs: Tensor | None = None
+        self._probs: Tensor | None = None
+        self._foreground: tuple[Tensor, Tensor] | None = None
 
     def log_probs(self) -> Tensor:
         """Return log q_c of every class, for multiclass scores."""
@@ -89,12 +94,15 @@ class Scores:
         log_odds = math.log(level / (1 - level))
         if not self.multiclass:
             return self.values > (log_odds if self.from_logits else level)
-        if level == 0.5:
-            return self.values.argmax(1)
-        black, others = self.values[:, :1], self.values[:, 1:]
+        if self._foreground is None:
+            # On a CPU torch's `argmax` over classes takes several times as long as its `max`.
+            self._foreground = torch.max(self.values[:, 1:].detach(), 1)
+        background, (top, best) = self.values[:, 0], self._foreground
         if self.from_logits:
-            return torch.cat([black + log_odds, others], 1).argmax(1)
-        return torch.cat([black * level, others * (1 - level)], 1).argmax(1)
+            found = top > background + log_odds
+        else:  # twice both sides, so that a level of a half rounds nothing
+            found = top * (2 - 2 * level) > background * (2 * level)
+        return (best + 1).where(found, 0)
 
 
 def read_target(scores: Scores, target: Tensor, ignore_index: int | None) -> Tensor:
