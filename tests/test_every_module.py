@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -218,6 +219,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: ChannelAttention(2.5), TypeError, "`channels` must be an int, got 2.5"),
     (lambda: ChannelAttention(4, 0), ValueError, "`reduction` must be 1 or more"),
     (lambda: ChannelAttention(4, pool=()), ValueError, "`pool` must be a sequence"),
+    (lambda: ChannelAttention(4, pool=1), ValueError, "`pool` must be a sequence"),
     (lambda: ChannelAttention(4, pool="avg"), ValueError, "`pool` must be a sequence"),
     (lambda: ChannelAttention(4, pool=("mean",)), ValueError, "`pool` must be one of 'avg'"),
     (
@@ -230,18 +232,22 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: MultiScaleFusion(4, 0), ValueError, "`deep_channels` must be 1 or more"),
     (lambda: ASPP(0), ValueError, "`in_channels`"),
     (lambda: ASPP(4, 0), ValueError, "`out_channels`"),
-    (lambda: ASPP(4, rates=()), ValueError, "`rates` must name at least one dilation"),
+    (lambda: ASPP(4, rates=()), ValueError, "`rates` must have an entry"),
+    (lambda: ASPP(4, rates=6), TypeError, "`rates` must be a sequence of ints, got 6"),
+    (lambda: ASPP(4, rates=np.array([6, 12])), TypeError, "`rates` must be a sequence of ints"),
     (lambda: ASPP(4, rates=(0,)), ValueError, "`rates` must be 1 or more, got 0"),
     (lambda: ASPP(4, dropout=1.0), ValueError, "`dropout` must be at least 0 and below 1, got 1.0"),
     (lambda: ASPP(4, norm="layer"), ValueError, "`norm` must be one of 'batch'"),
-    (lambda: SpatialPyramidPooling(4, 4, ()), ValueError, "`bins` must name at least one grid"),
+    (lambda: SpatialPyramidPooling(4, 4, ()), ValueError, "`bins` must have an entry"),
     (lambda: SpatialPyramidPooling(4, 4, (0,)), ValueError, "`bins` must be 1 or more"),
     (lambda: DepthwiseSeparableConv(4, 4, 2), ValueError, "`kernel_size` must be odd, got 2"),
     (lambda: DepthwiseSeparableConv(4, 4, stride=0), ValueError, "`stride` must be 1 or more"),
-    (lambda: MultiScaleConv(4, 4, ()), ValueError, "`kernel_sizes` must name at least one size"),
+    (lambda: MultiScaleConv(4, 4, ()), ValueError, "`kernel_sizes` must have an entry"),
     (lambda: MultiScaleConv(4, 4, (3, 4)), ValueError, "`kernel_sizes` must be odd, got 4"),
     (lambda: AttributeEncoder(0), ValueError, "`in_features` must be 1 or more"),
     (lambda: AttributeEncoder(4, out_size=(3,)), ValueError, "`out_size` must have 2 or 3 entries"),
+    (lambda: AttributeEncoder(4, out_size=16), TypeError, "`out_size` must be a sequence of ints"),
+    (lambda: AttributeEncoder(4, hidden=8), TypeError, "`hidden` must be a sequence of ints"),
     (lambda: AttributeEncoder(4, hidden=(0,)), ValueError, "`hidden` must be 1 or more"),
     (lambda: AttributeEncoder(4, dropout=-0.1), ValueError, "`dropout` must be at least 0"),
 ]

@@ -21,19 +21,19 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def check_positive(name: str, value: float) -> None:
-    _check_number(name, value)
+    check_number(name, value)
     if not SMALLEST <= value <= LARGEST:
         raise ValueError(f"`{name}` must be finite and > 0, in fp32 too, got {value}")
 
 
 def check_not_negative(name: str, value: float) -> None:
-    _check_number(name, value)
+    check_number(name, value)
     if not 0 <= value <= LARGEST:
         raise ValueError(f"`{name}` must be finite and >= 0, in fp32 too, got {value}")
 
 
 def check_fraction(name: str, value: float) -> None:
-    _check_number(name, value)
+    check_number(name, value)
     if not 0 <= value < 1:
         raise ValueError(f"`{name}` must be at least 0 and below 1, got {value}")
 
@@ -44,7 +44,7 @@ def check_levels(name: str, levels: Sequence[float]) -> None:
     if not levels:
         raise ValueError(f"`{name}` must hold at least one probability, got {levels!r}")
     for level in levels:
-        _check_number(name, level)
+        check_number(name, level)
         if not 0 < level < 1:
             raise ValueError(f"`{name}` must lie between 0 and 1, without either, got {levels!r}")
 
@@ -125,7 +125,7 @@ def _is_int(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _check_number(name: str, value: float) -> None:
+def check_number(name: str, value: float) -> None:
     fraction = isinstance(value, Rational) and not isinstance(value, Integral)  # unknown to torch
     if not isinstance(value, Real) or isinstance(value, bool) or fraction:
         raise TypeError(f"`{name}` must be a number, got {value!r}")

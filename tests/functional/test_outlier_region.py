@@ -94,6 +94,18 @@ def test_shapes_and_windows(mode, channels, formulation, batch, spatial, setting
     check_loss(x, target, mode=mode, formulation=formulation, reduction="none", **settings)
 
 
+@pytest.mark.parametrize(("mode", "channels"), [MODES[1], MODES[3]])
+def test_balance_of_a_pixel_flagged_at_one_of_many_levels(mode, channels):
+    x = torch.full((1, channels, 33, 35), -4.0)
+    x[:, :, 16, 17] = -2.2
+    if mode == "multiclass":
+        x[:, 0] = 0.0
+    target = torch.zeros((1, 33, 35) if mode == "multiclass" else x.shape)
+    levels = [0.05 * level for level in range(1, 20)]
+    for strength in (1000.0, 1e6):
+        check_loss(x, target.long(), mode=mode, levels=levels, strength=strength)
+
+
 @pytest.mark.parametrize("dtype", [F32, *HALVES])
 @either_input
 @every_formulation

@@ -92,6 +92,15 @@ def test_shapes_and_windows(formulation, spatial, settings):
 
 
 @every_formulation
+def test_addresses_beyond_32_bits(formulation):
+    torch.use_deterministic_algorithms(False)  # or all of this memory is written
+    memory = torch.empty(2**31 + 8, dtype=F16, device=DEVICE)
+    far = memory.as_strided((1, 1, 1, 3), (1, 1, 1, 2**30))
+    far.copy_(torch.tensor([1.0, -2.0, 3.0]))
+    check_loss(far, torch.zeros(1, 1, 1, 3), formulation=formulation, **SMALL)
+
+
+@every_formulation
 def test_levels_strength_and_share(formulation):
     x, target = floats((11, 13), "multilabel", 2, sharpness=0.5)
     settings = {"mode": "multilabel", "formulation": formulation, **SMALL}
@@ -267,6 +276,8 @@ def test_captured_by_compile(formulation, dynamic):
             loss = function(leaf, target, mask=mask)
             results.append((loss, *torch.autograd.grad(loss * 7, leaf)))
         torch.testing.assert_close(*results, rtol=0, atol=0)
+    _, terms = compiled(leaf, target, return_terms=True)
+    assert not any(term.requires_grad for term in terms.values())
 
 
 def operator_arguments(formulation, masked, reduction):

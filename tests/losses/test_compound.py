@@ -215,6 +215,19 @@ def test_weights_keep_their_precision():
         assert {name: float(getattr(loss, name)) for name in WEIGHTS} == WEIGHTS
         assert torch.equal(loss(x, target), expected)
     assert all(w.is_meta for w in CompoundLoss().to("meta").buffers())
+    with torch.device("meta"):
+        loss = torch.nn.Sequential(CompoundLoss(**WEIGHTS), torch.nn.BatchNorm2d(1))
+    assert torch.equal(loss.to_empty(device="cpu")[0](x, target), expected)
+
+
+def test_a_move_that_fails_changes_nothing():
+    def fail(weight):
+        raise RuntimeError("no such device")
+
+    loss = CompoundLoss(**WEIGHTS)
+    with pytest.raises(RuntimeError, match="no such device"):
+        loss._apply(fail)
+    assert all(weight.dtype == F64 for weight in loss.buffers())
 
 
 def test_state_and_repr():

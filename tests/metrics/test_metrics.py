@@ -121,6 +121,8 @@ def test_lesion_wise_dice_over_a_data_set() -> None:
     "metric", [RegionCounts(), LesionWiseDice()], ids=lambda m: type(m).__name__
 )
 def test_bad_maps_and_copies(metric) -> None:
+    with pytest.raises(TypeError, match=r"`preds` must be a torch.Tensor, got ndarray"):
+        metric.update(np.ones((1, 1, 3, 3)), torch.ones(1, 1, 3, 3))
     with pytest.raises(ValueError, match=r"`preds` must be \(N, C, H, W\).*got shape \(3, 3\)"):
         metric.update(torch.ones(3, 3), torch.ones(3, 3))
     with pytest.raises(ValueError, match=r"`target` must have the shape of `preds`"):
@@ -187,13 +189,18 @@ def test_a_state_that_does_not_fit_changes_nothing(make, change) -> None:
         (lambda: RegionCounts(-1), "max_noise_size"),
         (lambda: RegionCounts(connectivity=4), "connectivity"),
         (lambda: RegionCounts(spacing=(1, 0)), "spacing"),
+        (lambda: RegionCounts(spacing=(1, 1, 1, 1)), "spacing"),
+        (lambda: RegionCounts(spacing=1.0), "spacing"),
+        (lambda: RegionCounts(threshold="half"), "threshold"),
         (lambda: LesionWiseDice(-1), "dilation"),
         (lambda: LesionWiseDice(min_size=-1), "min_size"),
         (lambda: LesionWiseDice(spacing=(1, -1)), "spacing"),
+        (lambda: LesionWiseDice(spacing=np.array([1.0])), "spacing"),
+        (lambda: LesionWiseDice(threshold=None), "threshold"),
     ],
 )
 def test_bad_settings_fail_at_construction(make, name: str) -> None:
-    with pytest.raises(ValueError, match=f"`{name}`"):
+    with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
         make()
 
 

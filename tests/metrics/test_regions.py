@@ -115,6 +115,7 @@ def test_images_of_no_or_one_pixel(shape: tuple[int, ...]) -> None:
     pixels = int(np.prod(shape))
     assert count_regions(np.ones(shape), np.zeros(shape)) == (pixels, pixels, pixels, 0, 0)
     assert label_regions(np.ones(shape))[0].dtype == np.int32
+    assert region_sizes([np.ones(shape)]).areas.sum() == pixels
 
 
 @pytest.mark.parametrize("connectivity", [1, 3])

@@ -141,7 +141,9 @@ def test_learns_a_toy_scene(name: str) -> None:
     [
         (lambda: UNet(0), ValueError, "`in_channels` must be 1 or more, got 0"),
         (lambda: UNet(3, 0), ValueError, "`classes` must be 1 or more, got 0"),
-        (lambda: UNet(widths=()), ValueError, "`widths` must name at least one level, got none"),
+        (lambda: UNet(widths=()), ValueError, r"`widths` must have an entry at least, got \(\)"),
+        (lambda: UNet(widths=64), TypeError, "`widths` must be a sequence of ints, got 64"),
+        (lambda: UNet.mini(widths=(4, 8)), TypeError, "multiple values .* 'widths'"),
         (lambda: UNet(widths=(4, 0)), ValueError, "`widths` must be 1 or more, got 0"),
         (lambda: UNet(fusion="add"), ValueError, "`fusion` must be one of 'concat', 'msf'"),
         (

@@ -102,7 +102,7 @@ def finish_kernel(
         b = tl.load(beta).to(tl.float32)
         c = tl.load(gamma).to(tl.float32)
     cross_entropy, term, dice, count, counted = 0.0, 0.0, 0.0, 0.0, 0.0
-    step = images.to(tl.int64) * packed_tiles
+    step = tl.cast(images, tl.int64) * packed_tiles
     for start in range(0, images, IMAGES):
         image = start + tl.arange(0, IMAGES)
         pixels = _tile_sums(packed + step, image, images, packed_tiles, TILES)
@@ -110,10 +110,10 @@ def finish_kernel(
         count += tl.sum(pixels)
         k = tl.full([IMAGES], strength, tl.float32)
         if BALANCED:
-            found = walked + images.to(tl.int64) * walked_tiles
+            found = walked + tl.cast(images, tl.int64) * walked_tiles
             weight = _tile_sums(found, image, images, walked_tiles, TILES)
-            # The smallest weight is a half: the floor acts where nothing is flagged alone.
-            k = tl.minimum(share * pixels / tl.maximum(weight, 0.1), strength)
+            # The floor acts where nothing is flagged.
+            k = tl.minimum(share * pixels / tl.maximum(weight, 1e-30), strength)
         term += tl.sum(k * _tile_sums(walked, image, images, walked_tiles, TILES))
         by_probs, by_overlap = tl.zeros_like(k), tl.zeros_like(k)
         if DICE:

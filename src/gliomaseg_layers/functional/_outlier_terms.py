@@ -80,8 +80,8 @@ def _balanced_strength(
     """
     axes = tuple(range(1 if scores.multiclass else 2, weight.dim()))
     valid = torch.ones_like(weight[:1]) if scores.valid is None else scores.valid.to(weight.dtype)
-    # The smallest weight is a half: the floor acts where nothing is flagged alone.
-    total = weight.sum(axes, keepdim=True).clamp(min=0.1)
+    # The floor acts where nothing is flagged.
+    total = weight.sum(axes, keepdim=True).clamp(min=1e-30)
     return (share * valid.sum(axes, keepdim=True) / total).clamp(max=strength)
 
 

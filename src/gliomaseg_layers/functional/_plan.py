@@ -28,9 +28,9 @@ class Plan(NamedTuple):
     dice_smooth: float | None
 
     @property
-    def log_odds(self) -> list[float]:
+    def log_odds(self) -> tuple[float, ...]:
         """Return the logit of every level."""
-        return [math.log(level / (1 - level)) for level in self.levels]
+        return tuple(math.log(level / (1 - level)) for level in self.levels)
 
     @property
     def largest_count(self) -> int:

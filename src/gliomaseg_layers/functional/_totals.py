@@ -38,8 +38,8 @@ class Totals:
         alpha, beta, gamma = weights
         strength = torch.full_like(self.term, plan.strength)
         if plan.formulation == "balanced":
-            # The smallest weight is a half: the floor acts where nothing is flagged alone.
-            balance = plan.share * self.pixels / self.weight.clamp(min=0.1)
+            # The floor acts where nothing is flagged.
+            balance = plan.share * self.pixels / self.weight.clamp(min=1e-30)
             strength = balance.clamp(max=plan.strength)
         count = self.pixels.sum().clamp(min=1) if plan.reduction == "mean" else 1
         cross_entropy = self.cross_entropy.sum() / count

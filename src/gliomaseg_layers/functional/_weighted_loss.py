@@ -64,15 +64,17 @@ def weighted_loss(
         return defined(input)
     maps = read_maps(input, target, mask, settings)
     plan = make_plan(input.dim() - 2, settings, reduction, dice_smooth)
+    # Torch takes a scalar of the CPU anywhere, a kernel only on its own device.
+    near = [w.to(input.device, non_blocking=True) if isinstance(w, Tensor) else w for w in weights]
     if no_kernels:
         module: Any = outlier_region_cpu
     elif plain:
         module = kernels(plan)
     else:
-        given = [w if isinstance(w, Tensor) else None for w in weights]
+        given = [w if isinstance(w, Tensor) else None for w in near]
         loss, terms, *_ = fused_loss(*maps, *plan, *given)
-        return loss, terms
-    loss, terms = ClosedForm.apply(input, maps, plan, weights, module, defined)
+        return loss, terms.detach()
+    loss, terms = ClosedForm.apply(input, maps, plan, near, module, defined)
     return loss, terms
 
 
@@ -127,7 +129,7 @@ def definition(
     term = reduce(maps.extra, maps.scores.valid, reduction)
     alpha, beta, gamma = (w.to(ce.dtype) if isinstance(w, Tensor) else w for w in weights)
     if dice_smooth is None:
-        return alpha * ce + gamma * term, ce.new_empty(0)
+        return alpha * ce + gamma * term, ce.new_empty((0,))
     dice = dice_of(maps.scores, maps.target, dice_smooth, False, reduction)
     loss = alpha * ce + beta * dice + gamma * term
     return loss, torch.stack([ce, dice, term]).detach()

@@ -47,7 +47,7 @@ def _row_of_probs(
     HAS_MASK: tl.constexpr, HAS_IGNORE: tl.constexpr,
 ):  # fmt: skip
     """Return a row's probabilities in whole steps, and its valid pixels; 0 outside the image."""
-    rows = row + tl.zeros_like(column).to(tl.int64)
+    rows = row + tl.zeros_like(column)
     z, _, valid = read(
         logits, target, mask,
         rows * z_h + column * z_w, rows * y_h + column * y_w, rows * m_h + column * m_w,
@@ -70,7 +70,7 @@ def _column_kernel(
     first = tl.program_id(0) // column_tiles % row_tiles * ROWS
     image = (tl.program_id(0) // (column_tiles * row_tiles)).to(tl.int64)
     batch, channel = image // channels, image % channels
-    column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+    column = (column_tile * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)
     logits += batch * z_n + channel * z_c
     target += batch * y_n + channel * y_c
     mask += batch * m_n + channel * m_c
@@ -114,6 +114,15 @@ def _across(sums, at, column, width, inside, RADIUS: tl.constexpr):
 
 
 @triton.jit
+def _tile(row_tiles, column_tiles, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return the image of this program, and the rows and columns of its tile."""
+    column = tl.program_id(0) % column_tiles * COLUMNS + tl.arange(0, COLUMNS)
+    row = tl.program_id(0) // column_tiles % row_tiles * ROWS + tl.arange(0, ROWS)
+    image = tl.program_id(0) // (column_tiles * row_tiles)
+    return image.to(tl.int64), row.to(tl.int64)[:, None], column.to(tl.int64)[None, :]
+
+
+@triton.jit
 def _density_kernel(
     logits, target, mask, pos_weight, class_weights,
     near, wide, near_sizes, wide_sizes, by_near, by_wide, packed, walked, out,
@@ -125,12 +134,8 @@ def _density_kernel(
     POS: tl.constexpr, POS_COMMON: tl.constexpr, CLASS: tl.constexpr, CLASS_COMMON: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    column_tile = tl.program_id(0) % column_tiles
-    row_tile = tl.program_id(0) // column_tiles % row_tiles
-    image = (tl.program_id(0) // (column_tiles * row_tiles)).to(tl.int64)
+    image, row, column = _tile(row_tiles, column_tiles, ROWS, COLUMNS)
     batch, channel = image // channels, image % channels
-    column = (column_tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-    row = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     inside = (row < height) & (column < width)
     z, y, valid = read(
         logits + batch * z_n + channel * z_c,
@@ -189,11 +194,7 @@ def _adjoint_kernel(
     by_count, out, grad, channels, height, width, row_tiles, column_tiles, g_n, g_c, g_h, g_w,
     RADIUS: tl.constexpr, GRAD_IS_MAP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    column_tile = tl.program_id(0) % column_tiles
-    row_tile = tl.program_id(0) // column_tiles % row_tiles
-    image = (tl.program_id(0) // (column_tiles * row_tiles)).to(tl.int64)
-    column = (column_tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-    row = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    image, row, column = _tile(row_tiles, column_tiles, ROWS, COLUMNS)
     grad += image // channels * g_n + image % channels * g_c
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for step in range(-RADIUS, RADIUS + 1):
@@ -218,12 +219,8 @@ def _gradient_kernel(
     POS: tl.constexpr, POS_COMMON: tl.constexpr, CLASS: tl.constexpr, CLASS_COMMON: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    column_tile = tl.program_id(0) % column_tiles
-    row_tile = tl.program_id(0) // column_tiles % row_tiles
-    image = (tl.program_id(0) // (column_tiles * row_tiles)).to(tl.int64)
+    image, row, column = _tile(row_tiles, column_tiles, ROWS, COLUMNS)
     batch, channel = image // channels, image % channels
-    column = (column_tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-    row = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     inside = (row < height) & (column < width)
     z, y, valid = read(
         logits + batch * z_n + channel * z_c,

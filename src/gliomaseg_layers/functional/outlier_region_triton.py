@@ -76,7 +76,7 @@ def _pack_kernel(
     place = tile * BLOCK + tl.arange(0, BLOCK)
     row = (place // words).to(tl.int64)[:, None]
     lanes = tl.arange(0, 32)[None, :]
-    column = (place % words - 1)[:, None] * 32 + lanes
+    column = ((place % words - 1)[:, None] * 32 + lanes).to(tl.int64)
     inside = (row < height) & (column >= 0) & (column < width)
     z, y, valid = read(
         logits + batch * z_n + channel * z_c,
@@ -203,10 +203,10 @@ def _walk_kernel(
         seen = column < width
         if STAGE == SUMS:
             seen = seen & (tl.max(flagged.to(tl.int32), 0) != 0)
-        tall = row.to(tl.int64)
+        tall, broad = row.to(tl.int64), column.to(tl.int64)
         z, y, valid = read(
             logits, target, mask,
-            tall * z_h + column * z_w, tall * y_h + column * y_w, tall * m_h + column * m_w,
+            tall * z_h + broad * z_w, tall * y_h + broad * y_w, tall * m_h + broad * m_w,
             seen, ignore, HAS_MASK, HAS_IGNORE,
         )  # fmt: skip
         towards = tl.where(white, z[None, :], -z[None, :])  # the colour that a pixel has
@@ -225,10 +225,10 @@ def _walk_kernel(
                 by_overlap = tl.load(slopes + 2 * images + image)
                 by_logit += q * (1.0 - q) * (by_probs + by_overlap * y) * tl.load(scales + 2)
             if GRAD_IS_MAP:
-                by_logit *= tl.load(grad + tall * g_h + column * g_w, mask=seen, other=0.0)
+                by_logit *= tl.load(grad + tall * g_h + broad * g_w, mask=seen, other=0.0)
             else:
                 by_logit *= tl.load(grad)
-            tl.store(out + tall * o_h + column * o_w, tl.where(valid, by_logit, 0.0), mask=seen)
+            tl.store(out + tall * o_h + broad * o_w, tl.where(valid, by_logit, 0.0), mask=seen)
         else:
             cost = cross_entropy(z, y, positive) * weighed
             if PENALTY:
@@ -240,7 +240,7 @@ def _walk_kernel(
                 weight += tl.sum(w, 0)
             else:
                 cost += of_term * tl.load(slopes + image)
-                tl.store(out + tall * o_h + column * o_w, tl.where(valid, cost, 0.0), mask=seen)
+                tl.store(out + tall * o_h + broad * o_w, tl.where(valid, cost, 0.0), mask=seen)
         above = row - RADIUS_Y
         count -= _row_count(plane, above, height, words, columns, inside, RADIUS_X, NATIVE)
         if HAS_MASK or HAS_IGNORE:

@@ -25,7 +25,8 @@ def remove_outlier_regions(
 
     .. math:: q'(p) = \begin{cases} 1 - q(p) & \text{if } w(p) > 0 \\ q(p) & \text{else} \end{cases}
 
-    A small island becomes background, and a small hole is filled. In multiclass mode the predicted
+    A small island becomes background, and a small hole is filled (but where q is 0.5 itself, which
+    stays black). In multiclass mode the predicted
     class of a flagged pixel gets probability 0 and the others are scaled up to 1, so that the
     runner-up is predicted. It needs no label and no components, runs where the tensors are, and
     is not differentiable in what it flips.
@@ -86,6 +87,6 @@ def remove_outlier_regions(
     # A hair more for each, so that the others share alike where the winner had it all.
     wide = arithmetic_dtype(input)
     others = input.to(wide) + torch.finfo(wide).tiny
-    others = others.scatter(1, input.argmax(1, keepdim=True), 0.0)
+    others = others.scatter(1, input.max(1, keepdim=True).indices, 0.0)
     shared = (others / others.sum(1, keepdim=True)).to(input.dtype)
     return torch.where(flagged.unsqueeze(1), shared, input)

@@ -89,9 +89,9 @@ class Statistics(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         maps = [x.flatten(2), y.flatten(2)]
         count, channels, pixels = maps[0].shape
-        means = [x.new_empty(count, channels, 1) for _ in maps]
-        planes = [x.new_empty(count, 2, pixels) for _ in maps]
-        index = x.new_empty(count, 1, pixels, dtype=torch.long)
+        means = [x.new_empty((count, channels, 1)) for _ in maps]
+        planes = [x.new_empty((count, 2, pixels)) for _ in maps]
+        index = x.new_empty((count, 1, pixels), dtype=torch.long)
         for a, b, largest, *rest in images([*maps, index, *means, *planes]):
             merged = (a * shallow_weight).addcmul_(b, deep_weight)
             largest.copy_(largest_channel(merged))

@@ -1,6 +1,6 @@
 """What differs between 2-D and 3-D layers, in one place."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,22 @@ def check_odd(name: str, value: int) -> None:
     check_count(name, value)
     if value % 2 == 0:
         raise ValueError(f"`{name}` must be odd, got {value}")
+
+
+def check_each(
+    name: str,
+    values: Sequence[int],
+    check: Callable[[str, int], None] = check_count,
+    *,
+    may_be_empty: bool = False,
+) -> None:
+    """Check every entry of a sequence."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"`{name}` must be a sequence of ints, got {values!r}")
+    if not values and not may_be_empty:
+        raise ValueError(f"`{name}` must have an entry at least, got {values!r}")
+    for value in values:
+        check(name, value)
 
 
 def check_features(name: str, tensor: Tensor, channels: int | None, spatial_dims: int) -> None:

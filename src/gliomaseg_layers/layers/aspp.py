@@ -10,6 +10,7 @@ from gliomaseg_layers.layers._dimensions import (
     CONVOLUTION,
     NORMS,
     check_count,
+    check_each,
     check_features,
     check_spatial_dims,
     initialise,
@@ -79,10 +80,7 @@ class ASPP(nn.Module):
         super().__init__()
         check_count("in_channels", in_channels)
         check_count("out_channels", out_channels)
-        if not rates:
-            raise ValueError("`rates` must name at least one dilation, got none")
-        for rate in rates:
-            check_count("rates", rate)
+        check_each("rates", rates)
         check_bool("separable", separable)
         check_fraction("dropout", dropout)
         check_choice("norm", norm, NORMS)

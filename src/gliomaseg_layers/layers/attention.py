@@ -71,7 +71,7 @@ class ChannelAttention(nn.Module):
         check_count("channels", channels)
         check_count("reduction", reduction)
         check_spatial_dims(spatial_dims)
-        if isinstance(pool, str) or not pool:
+        if isinstance(pool, str) or not isinstance(pool, Sequence) or not pool:
             raise ValueError(f"`pool` must be a sequence of 'avg' and 'max', got {pool!r}")
         for name in pool:
             check_choice("pool", name, ("avg", "max"))

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from gliomaseg_layers._checks import check_fraction, check_tensor
-from gliomaseg_layers.layers._dimensions import check_count, initialise, resize
+from gliomaseg_layers.layers._dimensions import check_count, check_each, initialise, resize
 
 __all__ = ["AttributeEncoder"]
 
@@ -59,9 +59,10 @@ class AttributeEncoder(nn.Module):
         super().__init__()
         check_count("in_features", in_features)
         check_count("out_channels", out_channels)
-        _check_grid("out_size", out_size)
-        for width in hidden:
-            check_count("hidden", width)
+        check_each("out_size", out_size)
+        if len(out_size) not in (2, 3):
+            raise ValueError(f"`out_size` must have 2 or 3 entries, got {tuple(out_size)}")
+        check_each("hidden", hidden, may_be_empty=True)
         check_fraction("dropout", dropout)
         self.in_features = in_features
         self.out_channels = out_channels
@@ -88,16 +89,9 @@ class AttributeEncoder(nn.Module):
         grid = self.mlp(attributes).unflatten(1, (self.out_channels, *self.out_size))
         if size is None:
             return grid  # type: ignore[no-any-return]
-        if len(size) != len(self.out_size):
-            raise ValueError(f"`size` must have {len(self.out_size)} entries, got {tuple(size)}")
+        if not isinstance(size, Sequence) or len(size) != len(self.out_size):
+            raise ValueError(f"`size` must have {len(self.out_size)} entries, got {size!r}")
         return resize(grid, size)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_size={self.out_size}"
-
-
-def _check_grid(name: str, size: Sequence[int]) -> None:
-    if len(size) not in (2, 3):
-        raise ValueError(f"`{name}` must have 2 or 3 entries, got {tuple(size)}")
-    for side in size:
-        check_count(name, side)

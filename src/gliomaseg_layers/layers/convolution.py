@@ -9,6 +9,7 @@ from gliomaseg_layers._checks import check_bool
 from gliomaseg_layers.layers._dimensions import (
     CONVOLUTION,
     check_count,
+    check_each,
     check_features,
     check_odd,
     check_spatial_dims,
@@ -154,10 +155,7 @@ class MultiScaleConv(nn.Module):
         check_count("out_channels", out_channels)
         check_bool("separable", separable)
         check_spatial_dims(spatial_dims)
-        if not kernel_sizes:
-            raise ValueError("`kernel_sizes` must name at least one size, got none")
-        for size in kernel_sizes:
-            check_odd("kernel_sizes", size)
+        check_each("kernel_sizes", kernel_sizes, check_odd)
         self.in_channels = in_channels
         self.spatial_dims = spatial_dims
         convolution = CONVOLUTION[spatial_dims]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from gliomaseg_layers.layers._dimensions import (
     CONVOLUTION,
     check_count,
+    check_each,
     check_features,
     check_spatial_dims,
     initialise,
@@ -72,10 +73,7 @@ class SpatialPyramidPooling(nn.Module):
         check_count("in_channels", in_channels)
         check_count("out_channels", out_channels)
         check_spatial_dims(spatial_dims)
-        if not bins:
-            raise ValueError("`bins` must name at least one grid, got none")
-        for count in bins:
-            check_count("bins", count)
+        check_each("bins", bins)
         self.in_channels = in_channels
         self.bins = tuple(bins)
         self.spatial_dims = spatial_dims

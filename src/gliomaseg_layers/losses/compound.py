@@ -88,7 +88,9 @@ class CompoundLoss(nn.Module):
         super().__init__()
         for name, weight in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
             check_not_negative(name, weight)
-            self.register_buffer(name, torch.tensor(weight, dtype=torch.float64), persistent=False)
+            self.register_buffer(
+                name, torch.tensor(weight, dtype=torch.float64, device="cpu"), persistent=False
+            )
         check_choice("reduction", reduction, ("mean", "sum"))
         check_positive("dice_smooth", dice_smooth)
         self.dice_smooth = dice_smooth
@@ -145,12 +147,15 @@ class CompoundLoss(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CompoundLoss":
         """Move the weights with the module, but never round them to the dtype it is cast to."""
         exact = {name: getattr(self, name) for name in ("alpha", "beta", "gamma")}
-        for name, weight in exact.items():
-            self._buffers[name] = weight.float()  # what every device can hold
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, weight in exact.items():
-            device = getattr(self, name).device
-            # Apple's GPUs have no float64.
-            dtype = torch.float32 if device.type == "mps" else torch.float64
-            self._buffers[name] = weight.to(device, dtype)
+        try:
+            for name, weight in exact.items():
+                self._buffers[name] = weight.float()  # what every device can hold
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        finally:
+            for name, weight in exact.items():
+                moved = getattr(self, name)
+                # Apple's GPUs have no float64.
+                dtype = torch.float32 if moved.device.type == "mps" else torch.float64
+                source = moved if weight.is_meta else weight  # a meta tensor holds no value
+                self._buffers[name] = source.to(moved.device, dtype)
         return self

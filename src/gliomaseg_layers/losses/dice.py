@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from gliomaseg_layers._checks import MODES, REDUCTIONS, check_bool, check_choice, check_positive
+from gliomaseg_layers._checks import (
+    MODES,
+    REDUCTIONS,
+    check_bool,
+    check_choice,
+    check_int,
+    check_positive,
+)
 from gliomaseg_layers.functional import dice_loss
 
 __all__ = ["DiceLoss"]
@@ -17,7 +24,8 @@ class DiceLoss(nn.Module):
     what the arguments mean and what is raised.
 
     Shapes: ``input`` ``(N, C, *spatial)``; ``target`` like it, or class indices ``(N, *spatial)``
-    in multiclass mode; the result is a scalar, or ``(N, C)`` with ``reduction="none"``.
+    in multiclass mode; the result is a scalar; with ``reduction="none"`` ``(N, C)``, or
+    ``(C,)`` with ``batch``.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -51,6 +59,8 @@ class DiceLoss(nn.Module):
         check_positive("smooth", smooth)
         check_bool("from_logits", from_logits)
         check_bool("batch", batch)
+        if ignore_index is not None:
+            check_int("ignore_index", ignore_index)
         self.mode = mode
         self.smooth = smooth
         self.from_logits = from_logits

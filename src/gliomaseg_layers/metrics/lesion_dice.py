@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy import ndimage
 from torch import Tensor
 
-from gliomaseg_layers._checks import check_int, check_not_negative
+from gliomaseg_layers._checks import check_int, check_not_negative, check_number
 from gliomaseg_layers.metrics._masks import mask_pairs
 from gliomaseg_layers.metrics._totals import Totals
 from gliomaseg_layers.metrics.regions import label_regions, pixel_size, read_pair
@@ -145,7 +145,8 @@ class LesionWiseDice(Totals):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        empty = np.zeros((1,) * len(spacing or (1, 1)))
+        check_number("threshold", threshold)
+        empty = np.zeros((1,) * (2 if np.asarray(spacing).size == 2 else 3))
         lesion_wise_dice(empty, empty, dilation=dilation, min_size=min_size, spacing=spacing)
         self.dilation = dilation
         self.min_size = min_size

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gliomaseg_layers._checks import check_number
 from gliomaseg_layers.metrics._masks import mask_pairs
 from gliomaseg_layers.metrics._totals import Totals
 from gliomaseg_layers.metrics.regions import RegionCount, count_regions
@@ -69,7 +70,8 @@ class RegionCounts(Totals):
             "connectivity": connectivity,
             "spacing": spacing,
         }
-        empty = np.zeros((1,) * len(spacing or (1, 1, 1)))
+        check_number("threshold", threshold)
+        empty = np.zeros((1,) * (2 if np.asarray(spacing).size == 2 else 3))
         count_regions(empty, empty, **self.settings)  # a bad setting fails here
         self.threshold = threshold
         for name in ("images", *RegionCount._fields):

@@ -1,6 +1,5 @@
 """Connected regions of masks: labelled, counted against a target, measured over a data set."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -218,13 +217,14 @@ def pixel_size(spacing: Sequence[float] | None, axes: int) -> float:
     """Return the area or volume of a pixel, 1 without a spacing."""
     if spacing is None:
         return 1.0
-    if len(spacing) != axes or not all(side > 0 for side in spacing):
-        raise ValueError(f"`spacing` must have {axes} positive entries, got {tuple(spacing)}")
-    return math.prod(spacing)
+    sides = np.asarray(spacing, float)
+    if sides.shape != (axes,) or not (sides > 0).all():
+        raise ValueError(f"`spacing` must have {axes} positive entries, got {spacing!r}")
+    return float(sides.prod())
 
 
 def _measure(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    slices = ndimage.find_objects(labels)
+    slices = ndimage.find_objects(labels) if labels.size else []  # scipy takes no empty image
     boxes = [[side.stop - side.start for side in box] for box in slices]
     return np.bincount(labels.ravel())[1:], np.array(boxes, np.int64).reshape(-1, labels.ndim)
 

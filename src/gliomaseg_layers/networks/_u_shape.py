@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from gliomaseg_layers._checks import check_choice
 from gliomaseg_layers.layers import MultiScaleFusion
-from gliomaseg_layers.layers._dimensions import check_count, check_features
+from gliomaseg_layers.layers._dimensions import check_count, check_each, check_features
 from gliomaseg_layers.networks._blocks import crop, pad
 
 FUSIONS = ("concat", "msf")
@@ -51,10 +51,7 @@ class UShape(nn.Module):
         super().__init__()
         check_count("in_channels", in_channels)
         check_count("classes", classes)
-        if not widths:
-            raise ValueError("`widths` must name at least one level, got none")
-        for width in widths:
-            check_count("widths", width)
+        check_each("widths", widths)
         check_choice("fusion", fusion, FUSIONS)
         self.in_channels = in_channels
         self.widths = tuple(widths)

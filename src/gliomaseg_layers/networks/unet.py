@@ -69,4 +69,4 @@ class UNet(UShape):
     @classmethod
     def mini(cls, *args: Any, **kwargs: Any) -> Self:
         """Return the small network: widths (16, 32, 64, 128, 256), else the class's arguments."""
-        return cls(*args, **kwargs | {"widths": (16, 32, 64, 128, 256)})
+        return cls(*args, widths=(16, 32, 64, 128, 256), **kwargs)  # type: ignore[misc]
