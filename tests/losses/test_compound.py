@@ -156,6 +156,7 @@ def test_images_of_none_one_and_many_pixels(mode, channels, formulation):
     for reduction in ("mean", "sum"):
         settings = {"mode": mode, "formulation": formulation, "reduction": reduction, **SMALL}
         check_loss(x, target, mask=mask, **settings)
+        check_loss(x[2:], target[2:], **settings)
 
 
 @every_formulation
