@@ -147,6 +147,8 @@ class BratsSource:
         self.cache.mkdir(parents=True, exist_ok=True)
         self.tumour_part: dict[Item, float] = {}
         found = brats_data.find_cases(folder, labelled=True, cases=cases)
+        # A name alone would be found again with other data, or after its files have been mended.
+        self.stems = {case.name: f"{case.name}-{case.digest}" for case in found}
         spacings = set()
         for case in tqdm(found, "reading cases", leave=False, delay=1):
             spacings.add(self._keep(case))
@@ -160,7 +162,7 @@ class BratsSource:
         self.spacing: tuple[float, ...] | None = spacings.pop()
 
     def _path(self, case: str, kind: str) -> Path:
-        return self.cache / f"{case}-{kind}.npy"
+        return self.cache / f"{self.stems[case]}-{kind}.npy"
 
     def _keep(self, case: brats_data.Case) -> tuple[float, ...]:
         """Write the case to the cache unless it is there; return its spacing."""
