@@ -28,7 +28,7 @@ from lgg_data import DataError
 from recipe_checkpoints import load_checkpoint
 from recipe_data import split
 from recipe_evaluation import predict_items
-from recipe_prediction import load_predictor, predict
+from recipe_prediction import find_images, load_predictor, mask_name, predict
 from recipe_settings import PRESETS, read_recipe, recipe_names
 from recipe_sources import LggSource
 from recipes import main, make_parser, parse
@@ -405,6 +405,22 @@ def test_predicts_images_of_any_size_in_their_format(runs: Path, tmp_path: Path)
     predict(system, tmp_path / "in", tmp_path / "outTrue", force=True)
     with pytest.raises(DataError, match="no such file or folder"):
         predict(system, tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_what_a_prediction_wrote_is_no_image(tmp_path: Path) -> None:
+    names = ["a.tif", "A_MASK.TIF", "a_mask.png", "a_probability.tif", "a_overlay.png", "b.JPG"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in find_images(tmp_path)] == ["a.tif", "b.JPG"]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("a.TIF", "a_mask.TIF"), ("a.bmp", "a_mask.bmp"), ("a", "a_mask.png")]
+    + [(f"a.{ending}", "a_mask.png") for ending in ("JPG", "webp", "jfif", "jp2", "dcm")],
+)
+def test_a_mask_is_not_blurred(image: str, mask: str) -> None:
+    assert mask_name(Path(image)) == mask
 
 
 def test_predicts_as_it_is_scored(runs: Path, lgg_folder: Path, tmp_path: Path) -> None:
