@@ -344,12 +344,54 @@ def test_every_group_of_variants_can_be_read(name: str) -> None:
         (["data=brats", "contrast=0.1"], "'contrast' is for slices"),
         (["saturation=0.1"], "'saturation' needs three channels"),
         (["data=brats", "attributes=true"], "'attributes' come from"),
+        (["ramp=[0.5]"], "'ramp' must be [from, to]"),
+        (["ramp=[0.5, 0.1]"], "'ramp' must be [from, to]"),
+        (['widths=["x"]'], "'widths' must be a list of numbers"),
         (["size"], "--set takes <setting>=<value>"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(changes: list[str], expected: str) -> None:
     with pytest.raises(DataError, match=f"^{re.escape(expected)}"):
         read_recipe("mu-net", changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--set", "gate=foo"], "settings of mu-net do not fit: Unknown model (foo)"),
+        (["--set", "scale=2.0"], "settings of mu-net do not fit: "),
+        (["--set", "widths=[8, 0]"], "settings of mu-net do not fit: `widths` must be"),
+        (["--precision", "bf16mixed"], "Precision 'bf16mixed' is invalid"),
+        (["--strategy", "dpp"], "You selected an invalid strategy name"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_training(
+    standin: Path, tmp_path: Path, capsys, options: list[str], expected: str
+) -> None:
+    assert smoke(tmp_path / "a", "mu-net", "--data", str(standin), *options) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"recipes: {expected}")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_second_variant_is_looked_at_before_the_first_is_trained(
+    standin: Path, tmp_path: Path, capsys
+) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('[mine]\n[mine.compare.gate]\na = {}\nb = {gate = "resnet81"}\n')
+    more = ["--presets", str(own), "--data", str(standin), "--compare", "gate"]
+    assert smoke(tmp_path / "a", "mine", *more) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "recipes: settings of b do not fit: Unknown model (resnet81)"
+    assert not (tmp_path / "a").exists()
+
+
+def test_training_slices_without_tumour_are_refused(broken: Path, tmp_path: Path, capsys) -> None:
+    for mask in broken.glob("*/*_mask.tif"):
+        Image.new("L", (48, 48)).save(mask)
+    assert smoke(tmp_path / "a", "lgg-gate", "--data", str(broken)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"recipes: no tumour in the 36 training slices of {broken}"
 
 
 def test_a_users_own_presets(tmp_path: Path, standin: Path, capsys) -> None:
