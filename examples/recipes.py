@@ -144,7 +144,11 @@ def make_parser() -> argparse.ArgumentParser:
     add = data.add_argument
     add("--data", type=Path, help="kaggle_3m folder or folder of BraTS cases; else a stand-in")
     add("--patients", type=int, help="use only so many patients, for a quick look")
-    add("--cache", type=Path, help="for uncompressed BraTS cases; a folder of the results if unset")
+    add(
+        "--cache",
+        type=Path,
+        help="keep uncompressed BraTS cases here; unset: train in its results, evaluate nowhere",
+    )
 
     one = commands.add_parser(
         "train", parents=[data, machine], formatter_class=form, help="train a recipe and report"
