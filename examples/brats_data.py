@@ -4,6 +4,7 @@
 <anything>/<case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz         from 2023 on; enhancing tumour is 3
 """
 
+import hashlib
 import re
 import zlib
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from lgg_data import DataError
+from lgg_data import DataError, check_folder
 
 Array = np.ndarray[Any, Any]
 
+# How the release stores its volumes.
+LPS = nib.orientations.axcodes2ornt("LPS")  # type: ignore[no-untyped-call]
 SEGMENTATION = "seg"
 MODALITIES = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}  # the older name: the newer
 FILE_NAME = re.compile(
@@ -35,10 +38,21 @@ class Case:
     labels: Path | None
     enhancing: int  # the label of enhancing tumour in this naming scheme's years
 
+    @property
+    def files(self) -> list[Path]:
+        return [*self.images, *([self.labels] if self.labels else [])]
+
+    @property
+    def digest(self) -> str:
+        """Tell these files from others of their names, and from what they were before a change."""
+        paths = [path.resolve() for path in self.files]
+        facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
     def save(self, values: Array, path: Path) -> None:
         """Write ``(slices, H, W)`` as NIfTI on the grid of the case's first modality."""
         file: Any = nib.load(self.images[0])
-        values = np.moveaxis(values, 0, _axial(file))
+        values = _reorient(np.moveaxis(values, 0, 2), LPS, _orientation(file))
         image = nib.Nifti1Image(values, file.affine, file.header)  # type: ignore[no-untyped-call]
         image.set_data_dtype(values.dtype)  # type: ignore[no-untyped-call]
         image.header.set_slope_inter(1, 0)  # type: ignore[no-untyped-call]
@@ -51,7 +65,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Volumes:
-    """A case in memory; axial slices come first."""
+    """A case in memory: axial slices, however the files store them, in one orientation."""
 
     images: Array  # (4, slices, H, W) float32, z-scores inside the brain, 0 outside
     labels: Array | None  # (slices, H, W) uint8: 0 nothing, 1 necrosis, 2 oedema, 3 enhancing
@@ -60,15 +74,22 @@ class Volumes:
 
 def find_cases(folder: Path, *, labelled: bool, cases: int | None = None) -> list[Case]:
     """Find the first ``cases`` cases (None: all) below a folder, or the one that it is."""
-    if not folder.is_dir():
-        raise DataError(f"no such folder: {folder}")
+    check_folder(folder)
     homes: dict[Path, dict[str, Path]] = {}
-    for path in sorted(folder.rglob("*.nii*")):
+    prefixes: dict[Path, str] = {}
+    for path in sorted(folder.rglob("*")):
         match = FILE_NAME.fullmatch(path.name)
         if match is None or path.name.startswith("."):
             continue
         kind = match["kind"].lower()
         kind = {new: old for old, new in MODALITIES.items()}.get(kind, kind)
+        if kind == SEGMENTATION and not labelled:  # it may be an earlier prediction
+            continue
+        prefix = prefixes.setdefault(path.parent, match["case"])
+        if match["case"] != prefix:
+            raise DataError(
+                f"each case needs its own folder: {prefix} and {match['case']} are in {path.parent}"
+            )
         other = homes.setdefault(path.parent, {}).setdefault(kind, path)
         if other != path:
             raise DataError(f"the same image twice: {other} and {path}")
@@ -93,7 +114,7 @@ def find_cases(folder: Path, *, labelled: bool, cases: int | None = None) -> lis
 
 def read_volumes(case: Case) -> Volumes:
     """Read a case whole; an image that does not suit is named."""
-    paths = [*case.images, *([case.labels] if case.labels else [])]
+    paths = case.files
     files = [_open(path) for path in paths]
     for path, file in zip(paths[1:], files[1:], strict=True):
         if file.shape[:3] != files[0].shape[:3]:
@@ -103,11 +124,10 @@ def read_volumes(case: Case) -> Volumes:
         if not np.allclose(file.affine, files[0].affine, atol=1e-3):
             raise DataError(f"image of another place: {path} has not the affine of {paths[0].name}")
     arrays = [_read(path, file) for path, file in zip(paths, files, strict=True)]
-    labels = _classes(case.labels, arrays[-1]) if case.labels else None
-    spacing = [float(side) for side in files[0].header.get_zooms()[:3]]
-    spacing.insert(0, spacing.pop(_axial(files[0])))
+    labels = _classes(case, arrays[-1]) if case.labels else None
+    sides = np.take(files[0].header.get_zooms(), np.argsort(_orientation(files[0])[:, 0]))
     images = np.stack([_standardise(array) for array in arrays[:4]])
-    return Volumes(images, labels, tuple(spacing))
+    return Volumes(images, labels, tuple(np.roll(sides, 1).tolist()))
 
 
 def _open(path: Path) -> Any:
@@ -118,12 +138,21 @@ def _open(path: Path) -> Any:
     shape = file.shape[:3] if all(side == 1 for side in file.shape[3:]) else file.shape
     if len(shape) != 3 or 0 in shape:
         raise DataError(f"not a volume: {path} is {file.shape}")
+    if file.get_data_dtype().kind not in "iuf":
+        raise DataError(f"not a volume of real numbers: {path} is {file.get_data_dtype()}")
+    if np.isnan(_orientation(file)).any():
+        raise DataError(f"no orientation: {path} has the affine {file.affine.tolist()}")
     return file
 
 
-def _axial(file: Any) -> int:
-    """Return the axis that runs from foot to head, however the file stores it."""
-    return int(np.argmax(nib.orientations.io_orientation(file.affine)[:, 0] == 2))  # type: ignore[no-untyped-call]
+def _orientation(file: Any) -> Array:
+    """Return which axis of the body, and which way, each axis of the file runs along."""
+    return nib.orientations.io_orientation(file.affine)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _reorient(array: Array, start: Array, end: Array) -> Array:
+    turn = nib.orientations.ornt_transform(start, end)  # type: ignore[no-untyped-call]
+    return nib.orientations.apply_orientation(array, turn)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _read(path: Path, file: Any) -> Array:
@@ -133,7 +162,7 @@ def _read(path: Path, file: Any) -> Array:
         raise DataError(f"unreadable image file: {path} ({error})") from error
     if not np.isfinite(array).all():
         raise DataError(f"{int((~np.isfinite(array)).sum())} voxels that are no number in {path}")
-    return np.moveaxis(array, _axial(file), 0)
+    return np.moveaxis(_reorient(array, _orientation(file), LPS), 2, 0)
 
 
 def _standardise(array: Array) -> Array:
@@ -146,8 +175,10 @@ def _standardise(array: Array) -> Array:
     return np.where(brain, scores, 0).astype(np.float32)
 
 
-def _classes(path: Path | None, array: Array) -> Array:
+def _classes(case: Case, array: Array) -> Array:
     values = set(np.unique(array).tolist())
-    if not (values <= {0, 1, 2, 4} or values <= {0, 1, 2, 3}):
-        raise DataError(f"labels must be 0, 1, 2 and 4 (or 3): {path} has {sorted(values)}")
+    # In the newer names 4 would be 2024's resection cavity, which is no tumour.
+    if not (values <= {0, 1, 2, case.enhancing} or values <= {0, 1, 2, 3}):
+        last = "4 (or 3)" if case.enhancing == 4 else "3"
+        raise DataError(f"labels must be 0, 1, 2 and {last}: {case.labels} has {sorted(values)}")
     return np.where(array == 4, 3, array).astype(np.uint8)

@@ -30,6 +30,14 @@ FILE_NAME = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", r
 class DataError(Exception):
     """What is wrong with the data, and where, in one line."""
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # what other libraries say may have more
+
+
+def check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise DataError(f"{'not a' if folder.exists() else 'no such'} folder: {folder}")
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -45,8 +53,7 @@ class Slice:
 
 def find_slices(folder: Path, *, patients: int | None = None) -> list[Slice]:
     """Find the slices of the first ``patients`` patients (None: all), in order, and check each."""
-    if not folder.is_dir():
-        raise DataError(f"no such folder: {folder}")
+    check_folder(folder)
     if (folder / "kaggle_3m").is_dir():
         folder = folder / "kaggle_3m"
     pairs: list[tuple[str, int, Path, Path]] = []
@@ -73,6 +80,8 @@ def _pair_up(home: Path) -> dict[tuple[int, str], tuple[Path | None, Path | None
             continue
         key = (int(match["number"]), match["stem"])
         image, mask = pairs.get(key, (None, None))
+        if other := mask if match["mask"] else image:
+            raise DataError(f"the same slice twice: {other} and {path}")
         pairs[key] = (image, path) if match["mask"] else (path, mask)
     return pairs
 
@@ -102,8 +111,13 @@ def _open(
 ) -> Image.Image:
     try:
         with Image.open(path) as file:
+            if (count := getattr(file, "n_frames", 1)) > 1:
+                raise DataError(f"a file must hold one image: {path} has {count}")
+            if kind == "RGB" and file.mode[0] in "IF":  # which convert() would clip at 255
+                raise DataError(f"an image must have 8 bits a channel: {path} is {file.mode}")
             image = file.convert(kind)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on broken files
+    # What Pillow raises on broken and on huge files.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"unreadable image file: {path} ({error})") from error
     if size is None or image.size == size[::-1]:
         return image
@@ -123,9 +137,13 @@ def read_attributes(folder: Path) -> pd.DataFrame:
     try:
         with path.open(encoding="utf-8-sig") as file:
             separator = ";" if ";" in file.readline() else ","
-        table = pd.read_csv(path, sep=separator, encoding="utf-8-sig").set_index("Patient")
+        table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", dtype={"Patient": str})
+        table = table.dropna(how="all").set_index("Patient")  # spreadsheets leave empty rows
+        table.index = table.index.str.strip()
         if table.index.has_duplicates:
             raise ValueError(f"patient {table.index[table.index.duplicated()][0]} comes twice")
+        if np.isinf(table.select_dtypes("number")).any(axis=None):
+            raise ValueError("it holds infinite numbers")
     except (ValueError, KeyError, OSError) as error:
         raise DataError(f"unreadable table: {path} ({error})") from error
     return table.astype("Int64", errors="ignore")
@@ -175,7 +193,8 @@ class Standardise(nn.Module):
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        spread, mean = torch.std_mean(images, dim=(2, 3), keepdim=True)
+        correction = int(images.shape[2:].numel() > 1)  # a single pixel has no n - 1
+        spread, mean = torch.std_mean(images, dim=(2, 3), correction=correction, keepdim=True)
         return (images - mean) / spread.clamp(min=1e-3)
 
 

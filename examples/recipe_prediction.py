@@ -25,7 +25,8 @@ from recipe_sources import encode_attributes
 from recipe_systems import Segmenter
 from whole_files import replacing
 
-ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
+LOSSLESS = (".tif", ".tiff", ".png", ".bmp")
+ENDINGS = (*LOSSLESS, ".jpg", ".jpeg")
 
 
 def load_predictor(checkpoint: Path, gate: Path | None) -> Segmenter:
@@ -80,7 +81,7 @@ def predict(
 
 
 def find_images(source: Path) -> list[Path]:
-    """Find images, masks aside, in a folder and its folders."""
+    """Find images in a folder and its folders; masks and what a prediction wrote are none."""
     if source.is_file():
         return [source]
     if not source.is_dir():
@@ -88,7 +89,9 @@ def find_images(source: Path) -> list[Path]:
     paths = [
         path
         for path in sorted(source.rglob("*"))
-        if path.suffix.lower() in ENDINGS and path.name[0] != "." and path.stem[-5:] != "_mask"
+        if path.suffix.lower() in ENDINGS
+        and path.name[0] != "."
+        and not path.stem.lower().endswith(("_mask", "_probability", "_overlay"))
     ]
     stems = [path.stem for path in paths]
     if not paths:
@@ -99,8 +102,8 @@ def find_images(source: Path) -> list[Path]:
 
 
 def mask_name(path: Path) -> str:
-    """A mask has its image's format, unless that would blur it."""
-    ending = ".png" if path.suffix.lower() in (".jpg", ".jpeg") else path.suffix
+    """A mask has its image's format, unless that might blur it."""
+    ending = path.suffix if path.suffix.lower() in LOSSLESS else ".png"
     return f"{path.stem}_mask{ending}"
 
 

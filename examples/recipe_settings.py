@@ -78,6 +78,8 @@ def check(settings: Settings) -> Settings:
         kinds = (int, float) if isinstance(defaults[key], float) else (type(defaults[key]),)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise DataError(f"{key!r} must be {kinds[-1].__name__}, got {value!r}")
+        if isinstance(value, list) and any(type(each) not in (int, float) for each in value):
+            raise DataError(f"{key!r} must be a list of numbers, got {value}")
         if key in CHOICES and value not in CHOICES[key]:
             raise DataError(f"{key!r} must be one of {', '.join(CHOICES[key])}, got {value!r}")
         if (key in POSITIVE and not value > 0) or (not isinstance(value, str | list) and value < 0):
@@ -85,6 +87,9 @@ def check(settings: Settings) -> Settings:
     parts = settings["parts"]
     if len(parts) != 3 or min(parts) <= 0 or abs(sum(parts) - 1) > 1e-6:
         raise DataError(f"'parts' must be three that add up to 1, got {parts}")
+    ramp = settings["ramp"]
+    if ramp and (len(ramp) != 2 or not 0 <= ramp[0] <= ramp[1] <= 1):
+        raise DataError(f"'ramp' must be [from, to], parts of the training, got {ramp}")
     if any(channel not in (0, 1, 2) for channel in settings["channels"]):
         raise DataError(f"'channels' must be of 0, 1 and 2, got {settings['channels']}")
     for name in ("encoder", "gate"):

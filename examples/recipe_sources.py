@@ -77,7 +77,11 @@ class LggSource:
         }
         last = {item.case: item.number for item in sorted(self.slices)}
         self.position = {item: item.number / max(last[item.case], 1) for item in self.slices}
-        table = encode_attributes(read_attributes(folder), columns)
+        table = read_attributes(folder)
+        if settings["attributes"] and not any(patient_key(case) in table.index for case in last):
+            key = patient_key(min(last))
+            raise DataError(f"no data.csv in {folder}, or none of its patients in it, as {key}")
+        table = encode_attributes(table, columns if settings["attributes"] else [])
         self.columns = [*table.columns, POSITION] if settings["attributes"] else []
         self.known = {
             case: table.reindex([patient_key(case)]).to_numpy(np.float32)[0] for case in last
@@ -101,7 +105,13 @@ def encode_attributes(table: pd.DataFrame, columns: list[str] | None = None) -> 
     A patient of whom nothing is known has NaN in all. ``columns`` are those of the encoding that a
     network was trained with.
     """
+    if columns is not None:
+        table = table.loc[:, table.columns.isin([name.rpartition("=")[0] for name in columns])]
+    filled = table.notna().any()
     table = table.apply(pd.to_numeric, errors="coerce")
+    lost = table.columns[filled & table.isna().all()]
+    if len(lost):
+        raise DataError(f"columns of data.csv must hold numbers, not so: {', '.join(lost)}")
     if "age_at_initial_pathologic" in table:
         table["age_at_initial_pathologic"] //= 10
     names = [
@@ -137,6 +147,8 @@ class BratsSource:
         self.cache.mkdir(parents=True, exist_ok=True)
         self.tumour_part: dict[Item, float] = {}
         found = brats_data.find_cases(folder, labelled=True, cases=cases)
+        # A name alone would be found again with other data, or after its files have been mended.
+        self.stems = {case.name: f"{case.name}-{case.digest}" for case in found}
         spacings = set()
         for case in tqdm(found, "reading cases", leave=False, delay=1):
             spacings.add(self._keep(case))
@@ -150,7 +162,7 @@ class BratsSource:
         self.spacing: tuple[float, ...] | None = spacings.pop()
 
     def _path(self, case: str, kind: str) -> Path:
-        return self.cache / f"{case}-{kind}.npy"
+        return self.cache / f"{self.stems[case]}-{kind}.npy"
 
     def _keep(self, case: brats_data.Case) -> tuple[float, ...]:
         """Write the case to the cache unless it is there; return its spacing."""

@@ -30,7 +30,7 @@ from recipe_checkpoints import (
     load_checkpoint,
     read_checkpoint,
 )
-from recipe_data import PARTS, RecipeData, split
+from recipe_data import PARTS, RecipeData, augmentation, split
 from recipe_evaluation import evaluate, importance, presence_report
 from recipe_report import (
     choose_slices,
@@ -48,10 +48,8 @@ from whole_files import read_json, write_whole
 Parts = tuple[list[Item], list[Item], list[Item]]
 
 
-def train(
-    recipe: Recipe, source: Source, options: argparse.Namespace, output: Path, data_name: str
-) -> None:
-    """Run the whole recipe; what ``output`` holds of it already is not run again."""
+def prepare(recipe: Recipe, source: Source, options: argparse.Namespace) -> list[Parts]:
+    """Split the slices into folds; what cannot be trained is said before anything is."""
     shared = recipe.shared
     folds = split(
         list(source.tumour_part),
@@ -62,6 +60,33 @@ def train(
     )
     if options.smoke:
         folds = folds[:2]
+    for training, _, _ in folds:
+        if not any(source.tumour_part[item] for item in training):
+            where = options.data or "the stand-in"
+            raise DataError(f"no tumour in the {len(training)} training slices of {where}")
+    make_trainer(options)
+    for name, settings in recipe.variants.items():
+        described = _describe(settings | {"pretrained": False}, source, folds[0])
+        try:
+            Segmenter(described)
+            if settings["gate"]:
+                PresenceClassifier(described)
+            augmentation(settings)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise DataError(f"settings of {name} do not fit: {error}") from error
+    return folds
+
+
+def train(
+    recipe: Recipe,
+    source: Source,
+    folds: list[Parts],
+    options: argparse.Namespace,
+    output: Path,
+    data_name: str,
+) -> None:
+    """Run the whole recipe; what ``output`` holds of it already is not run again."""
+    shared = recipe.shared
     results: dict[str, list[dict[str, Any]]] = defaultdict(list)
     histories: dict[str, pd.DataFrame] = {}
     trainings: dict[str, dict[str, Any]] = {}
@@ -162,8 +187,6 @@ def _gate(
 def _describe(settings: Settings, source: Source, parts: Parts) -> dict[str, Any]:
     """Return what a system is made of, in plain types: it goes into the checkpoint."""
     tumour = [source.tumour_part[item] for item in parts[0]]
-    if not any(tumour):
-        raise DataError(f"no tumour in the {len(tumour)} training slices")
     present = sum(part > 0 for part in tumour)
     part = sum(tumour) / len(tumour)
     weigh = settings["pos_weight"]
@@ -191,19 +214,22 @@ def _few(source: Source, items: list[Item], options: argparse.Namespace) -> list
 
 
 def make_trainer(options: argparse.Namespace, **more: Any) -> L.Trainer:
-    return L.Trainer(
-        accelerator=options.accelerator,
-        devices=options.devices,
-        strategy=options.strategy,
-        precision=options.precision,
-        limit_train_batches=2 if options.smoke else None,
-        limit_val_batches=2 if options.smoke else None,
-        plugins=[WholeFiles()],
-        logger=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **more,
-    )
+    try:
+        return L.Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            strategy=options.strategy,
+            precision=options.precision,
+            limit_train_batches=2 if options.smoke else None,
+            limit_val_batches=2 if options.smoke else None,
+            plugins=[WholeFiles()],
+            logger=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            **more,
+        )
+    except ValueError as error:  # its own of --precision and --strategy
+        raise DataError(str(error)) from error
 
 
 def _fit(

@@ -29,7 +29,7 @@ from recipe_evaluation import evaluate
 from recipe_prediction import load_predictor, predict
 from recipe_settings import PRESETS, Settings, read_recipe, recipe_names
 from recipe_sources import BratsSource, LggSource, Source
-from recipe_training import first_process, make_trainer, train
+from recipe_training import first_process, make_trainer, prepare, train
 from run_folder import alone_in, check_plan
 from whole_files import write_whole
 
@@ -78,9 +78,10 @@ def run_training(options: argparse.Namespace, scratch: Path) -> None:
         if first_process():
             check_plan(output, plan, resume=options.resume, kept="cache")
         source = open_source(settings, options, scratch, options.cache or output / "cache")
+        folds = prepare(recipe, source, options)
         if first_process():
             write_whole(output / "run.json", json.dumps(plan, indent=1))
-        train(recipe, source, options, output, name)
+        train(recipe, source, folds, options, output, name)
     if first_process():
         print((output / "report.md").read_text())
         print(f"Results: {output}")
@@ -143,7 +144,11 @@ def make_parser() -> argparse.ArgumentParser:
     add = data.add_argument
     add("--data", type=Path, help="kaggle_3m folder or folder of BraTS cases; else a stand-in")
     add("--patients", type=int, help="use only so many patients, for a quick look")
-    add("--cache", type=Path, help="for uncompressed BraTS cases; a folder of the results if unset")
+    add(
+        "--cache",
+        type=Path,
+        help="keep uncompressed BraTS cases here; unset: train in its results, evaluate nowhere",
+    )
 
     one = commands.add_parser(
         "train", parents=[data, machine], formatter_class=form, help="train a recipe and report"

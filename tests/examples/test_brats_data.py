@@ -1,12 +1,15 @@
 """The BraTS reader takes both naming schemes, and says what is wrong with which file."""
 
+import gzip
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from brats_data import MODALITIES, find_cases, read_volumes
+import brats_data
+from brats_data import LPS, MODALITIES, find_cases, read_volumes
 from brats_standin import write_cases
 from lgg_data import DataError
 from recipe_settings import read_recipe
@@ -78,12 +81,23 @@ def test_what_a_folder_may_hold_besides(folder: Path) -> None:
     assert len(found) == 2
     assert read_volumes(found[0]).images.shape == (len(MODALITIES), 6, 24, 24)
     assert find_cases(home, labelled=True) == found[:1]
+    for path in home.glob("*.nii.gz"):
+        path.rename(home / path.name.replace(".nii.gz", ".NII.GZ"))
+    assert find_cases(home, labelled=True)[0].labels.suffixes == [".NII", ".GZ"]
+    # An earlier prediction is no case, and no second segmentation.
+    (folder / "masks").mkdir()
+    for mask in (folder / "masks" / "a_seg.nii.gz", home / f"{home.name}-seg.nii.gz"):
+        shutil.copyfile(the_file(folder, "seg"), mask)
+    assert [case.labels for case in find_cases(folder, labelled=False)] == [None, None]
 
 
 def test_missing_and_double_files_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such folder: .*nowhere"):
         find_cases(tmp_path / "nowhere", labelled=True)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"not a folder: .*file"):
+        find_cases(tmp_path / "file", labelled=True)
     with pytest.raises(DataError, match=r"no <case>_flair\.nii\.gz or .* in .*empty"):
         find_cases(tmp_path / "empty", labelled=True)
     the_file(folder, "seg").unlink()
@@ -99,15 +113,51 @@ def test_missing_and_double_files_are_named(folder: Path, tmp_path: Path) -> Non
         find_cases(folder, labelled=False)
 
 
+@pytest.mark.parametrize("kind", ["flair", "seg"])
+def test_images_of_two_cases_in_a_folder_are_refused(folder: Path, kind: str) -> None:
+    one, two = sorted(folder.iterdir())
+    the_file(one, kind).unlink()
+    shutil.copy(the_file(two, kind), one)
+    expected = f"^each case needs its own folder: {one.name} and {two.name} are in {one}$"
+    with pytest.raises(DataError, match=expected):
+        find_cases(folder, labelled=True)
+
+
+def test_a_resection_cavity_is_no_tumour(tmp_path: Path) -> None:
+    write_cases(tmp_path, cases=1, size=24, slices=6, year=2024)
+    (case,) = find_cases(tmp_path, labelled=True)
+    labels = values_of(case.labels)
+    save(np.where(labels == 3, 4, labels), case.labels)
+    with pytest.raises(DataError, match=r"labels must be 0, 1, 2 and 3: .*seg.* has .*4"):
+        read_volumes(case)
+
+
 def nan_voxel(path: Path) -> None:
     values = values_of(path).astype(np.float32)
     values[3, 3, 3] = np.nan
     save(values, path)
 
 
+RGB = np.dtype([(name, np.uint8) for name in "RGB"])
+
+
+def flat_affine(path: Path) -> None:
+    file = nib.load(path)
+    file.header["srow_x"] = file.header["srow_y"] = 0
+    path.write_bytes(gzip.compress(nib.Nifti1Image(file.dataobj, None, file.header).to_bytes()))
+
+
+def short(path: Path) -> None:
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-500]))
+
+
 @pytest.mark.parametrize(
     ("kind", "break_it", "expected"),
     [
+        ("t2", lambda p: save(values_of(p).astype(RGB), p), "not a volume of real numbers: "),
+        ("t2", lambda p: save(1j * values_of(p), p), "not a volume of real numbers: "),
+        ("t1", flat_affine, "no orientation: "),
+        ("t2", short, "unreadable image file: "),
         ("t2", nan_voxel, "1 voxels that are no number in "),
         ("t2", lambda p: save(values_of(p)[:-1], p), "image of another shape: "),
         ("t2", lambda p: save(values_of(p), p, 2 * AFFINE), "image of another place: "),
@@ -128,26 +178,33 @@ def test_what_is_broken_is_said_before_training(
         BratsSource(folder, read_recipe("msfen").shared, tmp_path / "cache")
     assert str(error.value).startswith(expected)
     assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_axial_slices_come_first_however_they_are_stored(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["LPS", "RAS", "SLP", "AIR"])
+def test_volumes_are_alike_however_they_are_stored(
+    folder: Path, tmp_path: Path, stored: str
+) -> None:
     case = find_cases(folder, labelled=True)[0]
     expected = read_volumes(case)
-    affine = AFFINE @ np.diag([1, 1, 3, 1])
-    turned = affine[:, [2, 0, 1, 3]]  # the axis from foot to head is stored first
-    for path in [*case.images, case.labels]:
-        save(np.moveaxis(values_of(path), 2, 0), path, turned)
+    turn = nib.orientations.ornt_transform(LPS, nib.orientations.axcodes2ornt(stored))
+    for path in case.files:
+        file = nib.Nifti1Image(values_of(path), AFFINE @ np.diag([1, 2, 3, 1]))
+        nib.save(file.as_reoriented(turn), path)
     volumes = read_volumes(case)
+    np.testing.assert_array_equal(volumes.images, expected.images)
     np.testing.assert_array_equal(volumes.labels, expected.labels)
-    assert volumes.spacing == (3.0, 1.0, 1.0)
+    assert volumes.spacing == (3.0, 1.0, 2.0)
     case.save(case.native_labels(volumes.labels), tmp_path / "again.nii.gz")
     again = nib.load(tmp_path / "again.nii.gz")
     np.testing.assert_array_equal(again.dataobj, values_of(case.labels))
-    np.testing.assert_array_equal(again.affine, turned)
+    np.testing.assert_array_equal(again.affine, nib.load(case.labels).affine)
     assert again.get_data_dtype() == np.uint8
 
 
-def test_the_source_pads_and_keeps_slices_with_brain(folder: Path, tmp_path: Path) -> None:
+def test_the_source_pads_and_keeps_slices_with_brain(
+    folder: Path, tmp_path: Path, monkeypatch
+) -> None:
     settings = read_recipe("msfen", changes=["size=32"]).shared
     home = next(path for path in sorted(folder.iterdir()))
     for kind in MODALITIES:
@@ -165,6 +222,22 @@ def test_the_source_pads_and_keeps_slices_with_brain(folder: Path, tmp_path: Pat
     assert source.tumour_part[item] == pytest.approx((label > 0).float().mean().item())
     assert attributes.shape == (0,)
     assert source.spacing == (1.0, 1.0, 1.0)
-    # What the cache holds is not read again.
-    the_file(folder, "flair").write_bytes(b"no image")
+    # What the cache holds is not read again, unless its file is another now.
+    monkeypatch.setattr(brats_data, "read_volumes", None)
     assert BratsSource(folder, settings, tmp_path / "cache").tumour_part == source.tumour_part
+    monkeypatch.undo()
+    flair = the_file(folder, "flair")
+    flair.write_bytes(bytes(flair.stat().st_size))
+    with pytest.raises(DataError, match="unreadable image file"):
+        BratsSource(folder, settings, tmp_path / "cache")
+
+
+def test_a_cache_keeps_cases_of_one_name_apart(tmp_path: Path) -> None:
+    settings = read_recipe("msfen", changes=["size=24"]).shared
+    for name, seed in (("a", 1), ("b", 2)):
+        write_cases(tmp_path / name, cases=1, size=24, slices=6, seed=seed)
+        source = BratsSource(tmp_path / name, settings, tmp_path / "cache")
+        (case,) = find_cases(tmp_path / name, labelled=True)
+        labels = np.stack([source.read(item)[1] for item in source.tumour_part])
+        kept = [item.number for item in source.tumour_part]
+        np.testing.assert_array_equal(labels, read_volumes(case).labels[kept])

@@ -89,6 +89,24 @@ def test_the_copy_with_semicolons_reads_alike(standin: Path, broken: Path) -> No
         read_attributes(broken)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda text: text + 2 * (17 * "," + "\n"), lambda text: text.replace("TCGA", " TCGA")],
+)
+def test_what_a_spreadsheet_adds_to_the_table(standin: Path, broken: Path, change) -> None:
+    path = broken / "data.csv"
+    path.write_text(change(path.read_text()))
+    pd.testing.assert_frame_equal(read_attributes(broken), read_attributes(standin))
+
+
+@pytest.mark.parametrize("ages", ["inf", "1.5,inf"])
+def test_infinite_numbers_are_refused(tmp_path: Path, ages: str) -> None:
+    rows = [f"{number},{age}\n" for number, age in enumerate(ages.split(","))]
+    (tmp_path / "data.csv").write_text("Patient,age\n" + "".join(rows))
+    with pytest.raises(DataError, match=r"unreadable table: .*data\.csv \(.*infinite"):
+        read_attributes(tmp_path)
+
+
 def test_loads_lazily_and_in_one_form(lgg_folder: Path) -> None:
     slices = find_slices(lgg_folder, patients=3)
     data = SliceDataset(slices, (64, 48))
@@ -107,6 +125,7 @@ def test_standardise_survives_constant_and_dark_channels() -> None:
     assert result.isfinite().all()
     torch.testing.assert_close(result[0, 1], torch.zeros(16, 16))
     torch.testing.assert_close(result[1].std(dim=(1, 2)), torch.ones(3))
+    assert (Standardise()(torch.rand(2, 3, 1, 1)) == 0).all()
 
 
 def test_augmentation_moves_image_and_mask_together(standin: Path) -> None:
@@ -158,6 +177,44 @@ def test_what_is_broken_is_named(broken: Path, tmp_path: Path) -> None:
         find_slices(broken)
     mask.unlink()
     find_slices(broken)
+
+
+@pytest.mark.parametrize("change", [(r"_(\d+)(_mask)?\.tif", r"_0\1\2.tif"), (".tif", ".tiff")])
+@pytest.mark.parametrize("which", [0, 1])
+def test_two_files_of_one_slice_are_refused(
+    broken: Path, which: int, change: tuple[str, str]
+) -> None:
+    path = first_pair(broken)[which]
+    other = path.with_name(re.sub(*change, path.name))
+    other.write_bytes(path.read_bytes())
+    with pytest.raises(DataError, match="the same slice twice: ") as error:
+        find_slices(broken)
+    assert str(path) in str(error.value)
+    assert str(other) in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_deep_images_are_refused(tmp_path: Path, dtype: type) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.full((6, 8), 1, dtype)).save(path)
+    with pytest.raises(DataError, match=f"must have 8 bits a channel: {path} is [IF]"):
+        read_image(path)
+    assert read_mask(path).all()
+
+
+def test_an_image_of_several_pages_is_refused(tmp_path: Path) -> None:
+    page = Image.new("L", (8, 6))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page, page])
+    for read in (read_image, read_mask):
+        with pytest.raises(DataError, match=r"a file must hold one image: .*a\.tif has 3"):
+            read(tmp_path / "a.tif")
+
+
+def test_a_huge_image_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    Image.new("L", (8, 6)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"unreadable image file: .*a\.png .*exceeds limit"):
+        read_image(tmp_path / "a.png")
 
 
 def test_read_image_takes_grey_and_alpha(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 import recipe_evaluation
+from lgg_data import DataError
 from recipe_checkpoints import WholeFiles
 from recipe_evaluation import by_size, compare, evaluate, hausdorff, importance, overlaps
-from recipe_sources import POSITION, Item, encode_attributes
+from recipe_settings import read_recipe
+from recipe_sources import POSITION, Item, LggSource, encode_attributes
 from whole_files import write_whole
 
 MONAIS_OWN = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")
@@ -200,6 +202,28 @@ def test_attributes_are_one_hot_and_unknown_patients_nan() -> None:
     again = encode_attributes(table.iloc[2:], [*hot.columns, POSITION])
     pd.testing.assert_frame_equal(again, hot.iloc[2:])
     assert encode_attributes(pd.DataFrame(), list(hot.columns)).reindex(["x"]).isna().all().all()
+
+
+@pytest.mark.parametrize("values", [["male", "female"], ["1,0", "2,0"]])
+def test_a_column_without_a_number_is_refused(values: list[str]) -> None:
+    table = pd.DataFrame(
+        {"gender": values, "grade": [1, 2], "empty": [None, None]}, index=["a", "b"]
+    )
+    with pytest.raises(DataError, match=r"columns of data\.csv must hold numbers, not so: gender$"):
+        encode_attributes(table)
+    assert encode_attributes(table, ["grade=1", POSITION])["grade=1"].tolist() == [1, 0]
+    assert encode_attributes(table, []).shape == (2, 0)
+
+
+@pytest.mark.parametrize("table", [None, "Patient,grade\nTCGA-CS-5000,high\n"])
+def test_a_training_with_attributes_has_some(broken: Path, table: str | None) -> None:
+    (broken / "data.csv").unlink()
+    if table:
+        (broken / "data.csv").write_text(table)
+    settings = read_recipe("attribute-deeplab").shared
+    with pytest.raises(DataError, match=f"no data.csv in {broken}, or none .* as TCGA_CS_5000"):
+        LggSource(broken, settings)
+    assert LggSource(broken, settings | {"attributes": False}).columns == []
 
 
 def test_files_are_whole_or_what_they_were(tmp_path: Path) -> None:

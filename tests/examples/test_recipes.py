@@ -28,7 +28,7 @@ from lgg_data import DataError
 from recipe_checkpoints import load_checkpoint
 from recipe_data import split
 from recipe_evaluation import predict_items
-from recipe_prediction import load_predictor, predict
+from recipe_prediction import find_images, load_predictor, mask_name, predict
 from recipe_settings import PRESETS, read_recipe, recipe_names
 from recipe_sources import LggSource
 from recipes import main, make_parser, parse
@@ -344,12 +344,54 @@ def test_every_group_of_variants_can_be_read(name: str) -> None:
         (["data=brats", "contrast=0.1"], "'contrast' is for slices"),
         (["saturation=0.1"], "'saturation' needs three channels"),
         (["data=brats", "attributes=true"], "'attributes' come from"),
+        (["ramp=[0.5]"], "'ramp' must be [from, to]"),
+        (["ramp=[0.5, 0.1]"], "'ramp' must be [from, to]"),
+        (['widths=["x"]'], "'widths' must be a list of numbers"),
         (["size"], "--set takes <setting>=<value>"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(changes: list[str], expected: str) -> None:
     with pytest.raises(DataError, match=f"^{re.escape(expected)}"):
         read_recipe("mu-net", changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--set", "gate=foo"], "settings of mu-net do not fit: Unknown model (foo)"),
+        (["--set", "scale=2.0"], "settings of mu-net do not fit: "),
+        (["--set", "widths=[8, 0]"], "settings of mu-net do not fit: `widths` must be"),
+        (["--precision", "bf16mixed"], "Precision 'bf16mixed' is invalid"),
+        (["--strategy", "dpp"], "You selected an invalid strategy name"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_training(
+    standin: Path, tmp_path: Path, capsys, options: list[str], expected: str
+) -> None:
+    assert smoke(tmp_path / "a", "mu-net", "--data", str(standin), *options) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"recipes: {expected}")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_second_variant_is_looked_at_before_the_first_is_trained(
+    standin: Path, tmp_path: Path, capsys
+) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('[mine]\n[mine.compare.gate]\na = {}\nb = {gate = "resnet81"}\n')
+    more = ["--presets", str(own), "--data", str(standin), "--compare", "gate"]
+    assert smoke(tmp_path / "a", "mine", *more) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "recipes: settings of b do not fit: Unknown model (resnet81)"
+    assert not (tmp_path / "a").exists()
+
+
+def test_training_slices_without_tumour_are_refused(broken: Path, tmp_path: Path, capsys) -> None:
+    for mask in broken.glob("*/*_mask.tif"):
+        Image.new("L", (48, 48)).save(mask)
+    assert smoke(tmp_path / "a", "lgg-gate", "--data", str(broken)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"recipes: no tumour in the 36 training slices of {broken}"
 
 
 def test_a_users_own_presets(tmp_path: Path, standin: Path, capsys) -> None:
@@ -405,6 +447,22 @@ def test_predicts_images_of_any_size_in_their_format(runs: Path, tmp_path: Path)
     predict(system, tmp_path / "in", tmp_path / "outTrue", force=True)
     with pytest.raises(DataError, match="no such file or folder"):
         predict(system, tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_what_a_prediction_wrote_is_no_image(tmp_path: Path) -> None:
+    names = ["a.tif", "A_MASK.TIF", "a_mask.png", "a_probability.tif", "a_overlay.png", "b.JPG"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in find_images(tmp_path)] == ["a.tif", "b.JPG"]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("a.TIF", "a_mask.TIF"), ("a.bmp", "a_mask.bmp"), ("a", "a_mask.png")]
+    + [(f"a.{ending}", "a_mask.png") for ending in ("JPG", "webp", "jfif", "jp2", "dcm")],
+)
+def test_a_mask_is_not_blurred(image: str, mask: str) -> None:
+    assert mask_name(Path(image)) == mask
 
 
 def test_predicts_as_it_is_scored(runs: Path, lgg_folder: Path, tmp_path: Path) -> None:
