@@ -22,6 +22,7 @@ Array = np.ndarray[Any, Any]
 LPS = nib.orientations.axcodes2ornt("LPS")  # type: ignore[no-untyped-call]
 SEGMENTATION = "seg"
 MODALITIES = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}  # the older name: the newer
+MISNAMED = ("W39_1998.09.19_Segm", "BraTS20_Training_355_seg")  # so in the release of 2020
 FILE_NAME = re.compile(
     rf"(?P<case>.+)[_-](?P<kind>{'|'.join([*MODALITIES, *MODALITIES.values(), SEGMENTATION])})"
     r"\.nii(\.gz)?",
@@ -78,7 +79,7 @@ def find_cases(folder: Path, *, labelled: bool, cases: int | None = None) -> lis
     homes: dict[Path, dict[str, Path]] = {}
     prefixes: dict[Path, str] = {}
     for path in sorted(folder.rglob("*")):
-        match = FILE_NAME.fullmatch(path.name)
+        match = FILE_NAME.fullmatch(path.name.replace(*MISNAMED))
         if match is None or path.name.startswith("."):
             continue
         kind = match["kind"].lower()

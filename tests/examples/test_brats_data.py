@@ -113,6 +113,18 @@ def test_missing_and_double_files_are_named(folder: Path, tmp_path: Path) -> Non
         find_cases(folder, labelled=False)
 
 
+def test_the_misnamed_segmentation_of_2020_is_found(folder: Path) -> None:
+    home = the_file(folder, "seg").parent
+    for path in home.iterdir():
+        kind = path.name.removeprefix(home.name)
+        path.rename(home / f"BraTS20_Training_355{kind}")
+    expected = find_cases(home, labelled=True)[0]
+    path = expected.labels.rename(home / "W39_1998.09.19_Segm.nii.gz")
+    (case,) = find_cases(home, labelled=True)
+    assert case.labels == path
+    assert case.images == expected.images
+
+
 @pytest.mark.parametrize("kind", ["flair", "seg"])
 def test_images_of_two_cases_in_a_folder_are_refused(folder: Path, kind: str) -> None:
     one, two = sorted(folder.iterdir())
