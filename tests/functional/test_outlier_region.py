@@ -65,6 +65,7 @@ def test_bands_do_not_show(formulation, spatial, pixels, monkeypatch):
     x, target = case(spatial, "multilabel", 2, batch=5)
     settings = {"mode": "multilabel", "formulation": formulation, **SMALL}
     check_loss(x, target, **settings)
+    check_loss(x, target, **settings | {"inner": 3, "outer": 9})  # made of the inner one's sums
     outside = {"mask": random((5, *spatial)) > 0.2, "ignore_index": 255}
     target = target.masked_fill(random(target.shape, 3) > 0.9, 255)
     check_loss(x, target, reduction="none", **settings, **outside)
