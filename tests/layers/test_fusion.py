@@ -71,6 +71,19 @@ def test_any_size(channels: int, size: tuple[int, int]) -> None:
     check(make(channels), *maps(2, channels, *size))
 
 
+@every_dims
+def test_the_planes_are_laid_out_for_a_quick_gradient(dims: int) -> None:
+    layer = make(4, dims, torch.float32)
+    planes = []
+    convolution = layer.spatial_attention.convolution
+    convolution.register_forward_pre_hook(lambda _, given: planes.append(given[0]))
+    x, y = maps(2, 4, *SIZES[dims], dtype=torch.float32)
+    check(layer, x, y)
+    layer.double()(x.double(), y.double())
+    quick = [values.is_contiguous(memory_format=LAYOUTS[dims]) for values in planes]
+    assert quick == [True, True, False]  # ours, the literal translation's, and not oneDNN's
+
+
 def test_equal_channels_share_no_gradient() -> None:
     """As after a ReLU, where many values are 0: the first channel has the gradient of the max."""
     x, y = (v.detach().relu().requires_grad_() for v in maps(2, 8, 6, 7))

@@ -138,11 +138,12 @@ class Choice(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
         p1, p2, p3 = inputs[4:]
+        of_deep = p1 + p2 + 1
         out = torch.empty_like(inputs[0])
         for x, y, c, s, chosen in pieces([values.flatten(2) for values in (*inputs[:4], out)]):
             # (p1 + g) x + (p2 + 1 - g) y + p3
             gate = (c + s).sigmoid_().add_(p1)
-            torch.addcmul(torch.addcmul(p3, y, p1 + p2 + 1), x - y, gate, out=chosen)
+            torch.addcmul((y * of_deep).add_(p3), x - y, gate, out=chosen)
         return out
 
     @staticmethod
@@ -155,7 +156,7 @@ class Choice(torch.autograd.Function):
             for values, needs in zip(inputs[:2], needed, strict=False)
         ]
         grads += [torch.zeros_like(values, dtype=wide) for values in inputs[2:4]]
-        of_numbers = upstream.new_zeros(3, dtype=wide)
+        above, sums = p2 + 1, [upstream.new_zeros(3, dtype=wide)]
         for x, y, c, s, up, of_x, of_y, of_c, of_s in pieces(
             [values.flatten(2) for values in (*inputs[:4], upstream, *grads)]
         ):
@@ -167,10 +168,13 @@ class Choice(torch.autograd.Function):
             if needed[0]:
                 store(of_x, torch.addcmul, gated, up, p1)
             if needed[1]:
-                store(of_y, torch.sub, up * (p2 + 1), gated)
+                store(of_y, torch.sub, up * above, gated)
             if any(needed[4:]):
                 line = up.reshape(-1)
-                sums = (line.dot(x.reshape(-1)), line.dot(y.reshape(-1)), line.sum(dtype=wide))
-                of_numbers += torch.stack([value.to(wide) for value in sums])
+                dots = line.dot(x.reshape(-1)), line.dot(y.reshape(-1))
+                sums.append(
+                    torch.stack([*(value.to(wide) for value in dots), line.sum(dtype=wide)])
+                )
+        of_numbers = torch.stack(sums).sum(0)
         found = [*(g.to(upstream.dtype) for g in grads), *of_numbers.to(p1.dtype).unbind()]
         return tuple(g if needs else None for g, needs in zip(found, needed, strict=True))

@@ -6,11 +6,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gliomaseg_layers._capture import is_transformed
+from gliomaseg_layers._capture import is_transformed, runs_eagerly
 from gliomaseg_layers._checks import check_int, check_tensor
 
 NORMS = ("batch", "group", "instance")
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class _OfOnePixel(nn.modules.conv._ConvNd):
+    """A 1 x 1 convolution of pooled maps, by a matrix product: threads cost a CPU more than it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        out = F.linear(input.flatten(1), self.weight.flatten(1), self.bias)
+        return out.reshape(*out.shape, *input.shape[2:])
+
+
+class PooledConv2d(_OfOnePixel, nn.Conv2d):
+    """``nn.Conv2d`` with a kernel of 1, for maps of one pixel."""
+
+
+class PooledConv3d(_OfOnePixel, nn.Conv3d):
+    """``nn.Conv3d`` with a kernel of 1, for maps of one voxel."""
 
 
 def check_spatial_dims(spatial_dims: int) -> None:
@@ -104,6 +120,15 @@ def lay_out_as(values: Tensor, reference: Tensor) -> Tensor:
     last = torch.channels_last if reference.dim() == 4 else torch.channels_last_3d
     same = reference.is_contiguous(memory_format=last)
     return values.contiguous(memory_format=last if same else torch.contiguous_format)
+
+
+def lay_out_thin(maps: Tensor) -> Tensor:
+    """Lay out maps of a few channels as the gradient of a convolution of them wants it."""
+    # oneDNN, which takes float32 on a CPU, is two to four times slower on contiguous ones.
+    if not (maps.is_cpu and maps.dtype == torch.float32 and runs_eagerly()):
+        return maps
+    last = torch.channels_last if maps.dim() == 4 else torch.channels_last_3d
+    return maps.contiguous(memory_format=last)
 
 
 def initialise(module: nn.Module) -> None:

@@ -8,11 +8,14 @@ from torch import Tensor, nn
 from gliomaseg_layers._checks import check_choice
 from gliomaseg_layers.layers._dimensions import (
     CONVOLUTION,
+    PooledConv2d,
+    PooledConv3d,
     check_count,
     check_features,
     check_odd,
     check_spatial_dims,
     initialise,
+    lay_out_thin,
 )
 
 __all__ = ["ChannelAttention", "SpatialAttention"]
@@ -80,7 +83,7 @@ class ChannelAttention(nn.Module):
         self.pool = tuple(pool)
         self.spatial_dims = spatial_dims
         hidden = max(channels // reduction, 1)
-        convolution = CONVOLUTION[spatial_dims]
+        convolution = PooledConv2d if spatial_dims == 2 else PooledConv3d
         self.bottleneck = nn.Sequential(
             convolution(channels, hidden, 1), nn.ReLU(), convolution(hidden, channels, 1)
         )
@@ -162,7 +165,7 @@ class SpatialAttention(nn.Module):
         check_features("input", input, None, self.spatial_dims)
         # max, not amax: its gradient goes to one channel and needs an index, not the input.
         statistics = torch.cat([input.mean(1, True), input.max(1, True).values], 1)
-        return self.convolution(statistics)  # type: ignore[no-any-return]
+        return self.convolution(lay_out_thin(statistics))  # type: ignore[no-any-return]
 
     def forward(self, input: Tensor) -> Tensor:
         return input * self.logits(input).sigmoid()

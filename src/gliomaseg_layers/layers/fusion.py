@@ -14,6 +14,7 @@ from gliomaseg_layers.layers._dimensions import (
     check_spatial_dims,
     initialise,
     lay_out_as,
+    lay_out_thin,
     resize,
 )
 from gliomaseg_layers.layers.attention import ChannelAttention, SpatialAttention
@@ -113,7 +114,8 @@ class MultiScaleFusion(nn.Module):
         p1, p2, p3 = self.shallow_weight, self.deep_weight, self.bias
         x, y, mean_x, mean_y, planes_x, planes_y = Statistics.apply(x, y, p1, p2)
         channel = self.channel_attention.bottleneck(p1 * mean_x + p2 * mean_y + p3)
-        pixel = self.spatial_attention.convolution(p1 * planes_x + p2 * planes_y + p3)
+        planes = lay_out_thin(p1 * planes_x + p2 * planes_y + p3)
+        pixel = self.spatial_attention.convolution(planes)
         out: Tensor = Choice.apply(x, y, channel.to(dtype), pixel.to(dtype), p1, p2, p3)
         return out
 
