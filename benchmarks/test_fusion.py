@@ -1,12 +1,17 @@
-"""The fusion, forward and backward, against what it replaces and its rivals; with peak memory."""
+"""The fusion, forward and backward, against what it replaces and its rivals; with peak memory.
+
+The columns "over concat" are of steps that alternate with those of concat + 1x1 conv.
+"""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 
+from alternating import ratios
 from gliomaseg_layers import MultiScaleFusion
 from module_cases import literal_fusion
 from peak_memory import peak_of_training_step
@@ -47,20 +52,24 @@ def maps(*shape: int) -> tuple[list[Tensor], Tensor]:
 @pytest.mark.parametrize("after", ["", ", then a 3x3 conv"], ids=["alone", "with 3x3 conv"])
 def test_forward_and_backward(benchmark, name: str, shape: tuple[int, ...], after: str) -> None:
     given, upstream = maps(*shape)
-    fuse = build(name, shape[1])
+    fuse, replaced = build(name, shape[1]), build(RIVALS[0], shape[1])
     follow = nn.Conv2d(shape[1], shape[1], 3, padding=1) if after else nn.Identity()
     if name == "literal translation":
         torch.testing.assert_close(
             fuse(*given), build("MultiScaleFusion", shape[1])(*given), rtol=1e-4, atol=1e-4
         )
 
-    def step() -> None:
+    def step(function: Callable[[Tensor, Tensor], Tensor]) -> None:
         for values in given:
             values.grad = None
-        follow(fuse(*given)).backward(upstream)
+        follow(function(*given)).backward(upstream)
 
     benchmark.group = f"fusion{after}, forward and backward, {'x'.join(map(str, shape))}"
     if not after and "compiled" not in name:
         peak = peak_of_training_step(fuse, given, upstream)
         benchmark.extra_info["peak, maps"] = peak / upstream.nbytes
-    benchmark(step)
+    if benchmark.enabled:
+        step(fuse)
+        step(replaced)
+        benchmark.extra_info |= ratios(partial(step, fuse), partial(step, replaced), "concat")
+    benchmark(step, fuse)

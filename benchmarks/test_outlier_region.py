@@ -1,14 +1,11 @@
 """The loss, forward and backward, against the cross-entropy it contains and its rivals.
 
 On a GPU where there is one. What computes the same is checked against the definition first. The
-columns "over BCE" are of steps that alternate with those of the cross-entropy: on a machine that
-others use too they say more than two times apart.
+columns "over BCE" are of steps that alternate with those of the cross-entropy.
 """
 
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -18,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alternating import ratios
 from gliomaseg_layers import CompoundLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import outlier_region_loss
 from gliomaseg_layers.functional._weighted_loss import definition
@@ -108,15 +106,7 @@ def measure(benchmark: Any, name: str, shape: str, part: str = "both") -> None:
     step, rival = stepper(loss, logits, target, part), stepper(plain, logits, target, part)
     step()
     if benchmark.enabled:
-        times: tuple[list[float], list[float]] = ([], [])
-        began = time.perf_counter()
-        while len(times[0]) < 3 or time.perf_counter() - began < 2:
-            for run, found in zip((step, rival), times, strict=True):
-                start = time.perf_counter()
-                run()
-                found.append(time.perf_counter() - start)
-        for of, summary in (("min", min), ("median", statistics.median)):
-            benchmark.extra_info[f"over BCE, {of}"] = summary(times[0]) / summary(times[1])
+        benchmark.extra_info |= ratios(step, rival, "BCE")
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
