@@ -293,14 +293,15 @@ def _flagged_by_density(
     place = _places(piece.inside(flags))
     spot, image = torch.unravel_index(place, colour.shape), piece.image_of(place)
     near_size, gap_size = (sizes[0].at(size, place, image) for size in (near_size, gap_size))
-    white, own_near, own_gap = colour[spot] > 0, near[spot], wide[spot] - near[spot]
+    own_colour, own_near = colour.view(-1)[place], near[spot]
+    white, own_gap = own_colour > 0, wide[spot] - own_near
     own_near = own_near.where(white, near_size - own_near)
     others = gap_size - own_gap.where(white, gap_size - own_gap)
     below = others.clamp(min=0.0) + plan.smooth
     density = (own_near + plan.smooth) / below
-    by_wide = (density / below).where(others >= 0, 0.0) * colour[spot]
+    by_wide = (density / below).where(others >= 0, 0.0) * own_colour
     image = image + piece.band.images.start
-    return _Flagged(place, image, -density, (by_wide - colour[spot] / below, -by_wide))
+    return _Flagged(place, image, -density, (by_wide - own_colour / below, -by_wide))
 
 
 def _colour(logits: Tensor, log_odds: float) -> Tensor:
@@ -374,5 +375,6 @@ class _Adjoint:
             to = to.flatten(1)
             # What falls out of the room would lie beyond the windows of the piece's pixels.
             inside = (to >= 0) & (to < line.numel())
-            line.index_add_(0, to[inside], slopes.unsqueeze(1).expand_as(to)[inside])
+            shares_of = slopes.unsqueeze(1).where(inside, 0.0)
+            line.index_add_(0, to.clamp_(0, line.numel() - 1).view(-1), shares_of.view(-1))
         return self.sums.of(room, window)[0]
