@@ -9,6 +9,10 @@ from gliomaseg_layers.functional import _weighted_loss as choice
 from gliomaseg_layers.functional import outlier_region_loss
 from tolerances import TOLERANCES
 
+needs_cuda_build = pytest.mark.skipif(
+    not torch.backends.cuda.is_built(), reason="torch computes on no GPU, not even on fake tensors"
+)
+
 
 @pytest.fixture
 def launched(monkeypatch):
@@ -23,7 +27,8 @@ def launched(monkeypatch):
 def loss_on_gpu(**settings):
     with FakeTensorMode():
         logits = torch.empty(2, 3, 5, 70, dtype=F16, device="cuda")
-        return outlier_region_loss(logits, logits > 0, mode="multilabel", **SMALL, **settings)
+        settings = {"mode": "multilabel", **SMALL, **settings}
+        return outlier_region_loss(logits, logits > 0, **settings)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])
@@ -35,9 +40,7 @@ def test_a_captured_program_holds_the_kernels(formulation, reduction, launched):
     assert (loss.dtype, loss.device.type) == (F32, "cuda")
 
 
-@pytest.mark.skipif(
-    not torch.backends.cuda.is_built(), reason="torch computes on no GPU, not even on fake tensors"
-)
+@needs_cuda_build
 @pytest.mark.parametrize(
     ("owner", "name", "value", "reason"),
     [
@@ -51,6 +54,24 @@ def test_where_the_kernels_cannot_run(owner, name, value, reason, launched, monk
     with pytest.raises(RuntimeError, match=f"`backend` 'triton' cannot run: .*{reason}"):
         loss_on_gpu(backend="triton")
     assert not launched
+
+
+@needs_cuda_build
+@pytest.mark.parametrize(
+    ("name", "largest", "more"),
+    [
+        ("outer", choice.LARGEST_WINDOW, (7, choice.LARGEST_WINDOW + 2)),
+        ("levels", [0.5] * choice.MOST_LEVELS, [0.5] * (choice.MOST_LEVELS + 1)),
+    ],
+)
+def test_limits_of_the_kernels(name, largest, more, launched, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    loss_on_gpu(backend="triton", reduction="none", **{name: largest})
+    assert len(launched) == 1
+    loss_on_gpu(reduction="none", **{name: more})
+    with pytest.raises(RuntimeError, match=r"`backend` 'triton' cannot run: it.* at most \d+ "):
+        loss_on_gpu(backend="triton", **{name: more})
+    assert len(launched) == 1
 
 
 def test_amds_capabilities_are_not_nvidias(launched, monkeypatch):

@@ -66,6 +66,12 @@ def test_a_group_has_two_channels_at_least(channels: int, groups: int) -> None:
     assert {m.num_groups for m in branch.modules() if isinstance(m, nn.GroupNorm)} == {groups}
 
 
+def test_the_pooled_branch_is_one_instance() -> None:
+    branches = ASPP(4, 6, (2,), norm="instance").modules()
+    groups = [m.num_groups for m in branches if isinstance(m, nn.GroupNorm)]
+    assert sorted(groups) == [1, 6, 6, 6]  # 1 x 1, one rate and the projection are others
+
+
 def test_a_bottleneck_has_a_channel_at_least() -> None:
     layer = ChannelAttention(3, reduction=16)
     assert layer.bottleneck[0].out_channels == 1

@@ -194,6 +194,7 @@ def test_suggested_windows_leave_true_regions_alone() -> None:
             "`max_noise_size` must be finite and >= 0, in fp32 too, got -1",
         ),
         (lambda: region_sizes([]).suggest_windows(1.0), "`part` must be .* below 1, got 1.0"),
+        (lambda: region_sizes([]).suggest_windows(-0.1), "`part` must be at least 0 .* got -0.1"),
         (
             lambda: region_sizes([np.ones((3, 3)), np.ones((3, 3, 3))]),
             r"`masks\[1\]` must have 2 axes, got shape \(3, 3, 3\)",
