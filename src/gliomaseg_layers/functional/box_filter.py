@@ -136,6 +136,8 @@ def _sum_line(input: Tensor, axis: int, side: int) -> Tensor:
     radius = side // 2
     if not torch.compiler.is_compiling():  # which would compile every size below the window anew
         radius = max(min(radius, size - 1), 0)  # farther neighbours lie outside the image
+        if not (radius and input.numel()):  # nothing to add; and torch 2.6 pads nothing empty
+            return input.clone()
     side = 2 * radius + 1
     margins = [0, 0] * (input.dim() - 1 - axis) + [radius, radius]
     runs = F.pad(input, margins)  # runs[p] = sum of `length` entries from p on
