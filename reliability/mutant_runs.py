@@ -151,11 +151,18 @@ def measure(tests: Sequence[str], sources: Path) -> Suite:
 
 
 def choose(suite: Suite, names: set[str], budget: float) -> list[str]:
-    """Order tests: the quickest case of every test function, then their second quickest, ..."""
+    """Order tests: the quickest case of every test function, then their second quickest, ...
+
+    What takes no time, such as most of what is refused, comes with the first.
+    """
     seconds, cases = suite["seconds"], defaultdict(list)
     for name in sorted(names, key=lambda name: (seconds[name], name)):
         cases[name.split("[")[0]].append(name)
-    ranked = [(rank, name) for group in cases.values() for rank, name in enumerate(group)]
+    ranked = [
+        (rank * (seconds[name] > 0.01), name)
+        for group in cases.values()
+        for rank, name in enumerate(group)
+    ]
     chosen, spent = [], 0.0
     for _, name in sorted(ranked, key=lambda entry: (entry[0], seconds[entry[1]])):
         if seconds[name] < budget / 4 and spent + seconds[name] < budget:

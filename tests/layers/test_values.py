@@ -220,6 +220,7 @@ def test_attribute_encoder() -> None:
             r"`attributes` must be \(N, 5\), got shape \(2, 4\)",
         ),
         (lambda e: e(torch.rand(5)), ValueError, r"`attributes` must be \(N, 5\)"),
+        (lambda e: e(torch.rand(2, 5, 5)), ValueError, r"`attributes` must be \(N, 5\)"),
         (
             lambda e: e(torch.ones(2, 5).long()),
             TypeError,

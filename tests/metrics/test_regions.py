@@ -165,6 +165,7 @@ def test_region_sizes_by_hand() -> None:
     empty = region_sizes([np.zeros((3, 3, 3))])
     assert empty.boxes.shape == empty.hole_boxes.shape == (0, 3)
     assert region_sizes([]).areas.tolist() == []
+    assert region_sizes([np.eye(3)]).areas.tolist() == [3]  # joined by corners
 
 
 def test_suggested_windows_leave_true_regions_alone() -> None:
