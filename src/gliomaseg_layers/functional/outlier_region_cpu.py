@@ -375,6 +375,6 @@ class _Adjoint:
             to = to.flatten(1)
             # What falls out of the room would lie beyond the windows of the piece's pixels.
             inside = (to >= 0) & (to < line.numel())
-            shares_of = slopes.unsqueeze(1).where(inside, 0.0)
-            line.index_add_(0, to.clamp_(0, line.numel() - 1).view(-1), shares_of.view(-1))
+            added = slopes.unsqueeze(1).where(inside, 0.0)
+            line.index_add_(0, to.clamp_(0, line.numel() - 1).view(-1), added.view(-1))
         return self.sums.of(room, window)[0]

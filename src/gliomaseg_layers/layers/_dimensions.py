@@ -113,22 +113,26 @@ def resize(input: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(input, tuple(size), mode=mode, align_corners=False)
 
 
+def _channels_last(maps: Tensor) -> torch.memory_format:
+    return torch.channels_last if maps.dim() == 4 else torch.channels_last_3d
+
+
 def lay_out_as(values: Tensor, reference: Tensor) -> Tensor:
     """Give ``values`` the memory format of ``reference``, or a concatenation would lose it."""
     if is_transformed():  # torch.func knows no formats
         return values
-    last = torch.channels_last if reference.dim() == 4 else torch.channels_last_3d
+    last = _channels_last(reference)
     same = reference.is_contiguous(memory_format=last)
     return values.contiguous(memory_format=last if same else torch.contiguous_format)
 
 
 def lay_out_thin(maps: Tensor) -> Tensor:
     """Lay out maps of a few channels as the gradient of a convolution of them wants it."""
-    # oneDNN, which takes float32 on a CPU, is two to four times slower on contiguous ones.
+    # oneDNN, which takes float32 on a CPU, is up to four times slower on contiguous ones, with
+    # kernels of 3 to 7; with one of 15 it would be faster.
     if not (maps.is_cpu and maps.dtype == torch.float32 and runs_eagerly()):
         return maps
-    last = torch.channels_last if maps.dim() == 4 else torch.channels_last_3d
-    return maps.contiguous(memory_format=last)
+    return maps.contiguous(memory_format=_channels_last(maps))
 
 
 def initialise(module: nn.Module) -> None:
