@@ -21,8 +21,8 @@ from cases import (
     every_mode,
     random,
 )
-from gliomaseg_layers.functional import outlier_region_cpu, outlier_region_loss
-from gliomaseg_layers.functional._bands import WindowSums
+from gliomaseg_layers.functional import _bands, outlier_region_cpu, outlier_region_loss
+from gliomaseg_layers.functional._bands import Memory
 from tolerances import TOLERANCES
 
 check_loss = partial(check, outlier_region_loss, references.outlier_region_loss)
@@ -121,6 +121,31 @@ def test_smaller_dtypes(mode, channels, formulation, from_logits, dtype):
     assert all(torch.equal(a, b) for a, b in zip(got, under_autocast, strict=True))
 
 
+@pytest.mark.parametrize("windows", [(7, 21), (7, 15), (31, 63)])
+@every_formulation
+@pytest.mark.parametrize(("mode", "channels"), MODES)
+def test_what_is_not_finite_stays_in_its_image(mode, channels, formulation, windows):
+    x, target = case((37, 41), mode, channels, batch=3)
+    windows = dict(zip(("inner", "outer"), windows, strict=True))
+    settings = {"mode": mode, "formulation": formulation, "reduction": "none", **windows}
+
+    def of_others(x):
+        x = x.clone().requires_grad_()
+        loss = outlier_region_loss(x, target, **settings)
+        loss.sum().backward()
+        return torch.cat(
+            [values[i].flatten() for values in (loss.detach(), x.grad) for i in (0, 2)]
+        )
+
+    expected = of_others(x)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        for edge in (slice(0, 3), slice(-3, None)):
+            broken = x.clone()
+            broken[1, :, edge] = value
+            broken[1, ..., edge] = value
+            torch.testing.assert_close(of_others(broken), expected, **TOLERANCES[F64])
+
+
 @pytest.mark.parametrize("layout", ["channels_last", "strided", "transposed", "expanded"])
 @every_formulation
 @pytest.mark.parametrize(("mode", "channels"), [MODES[1], MODES[3]])
@@ -147,12 +172,12 @@ def test_a_mask_of_another_layout(formulation):
 def test_a_window_costs_no_more_than_the_image(formulation, monkeypatch):
     taken = []
 
-    class Recorded(WindowSums):
+    class Recorded(Memory):
         def take(self, name, count, dtype):
             taken.append(count)
             return super().take(name, count, dtype)
 
-    monkeypatch.setattr(outlier_region_cpu, "WindowSums", Recorded)
+    monkeypatch.setattr(_bands, "Memory", Recorded)
     x, target = case((9, 7), "binary", 1)
     check_loss(x, target, formulation=formulation, outer=2001)
     assert 9 * 7 < max(taken) < 100 * 9 * 7

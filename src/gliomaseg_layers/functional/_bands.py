@@ -1,10 +1,17 @@
 """Window sums band by band, in pieces of an image that stay in the processor's cache."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+Step = Callable[[], Tensor]
+
+# So many numbers are summed at once, by whether they are apart and whether they are floats: torch
+# reads and writes the line once for all of them, but neighbours it takes one by one.
+AT_ONCE = {(True, True): 31, (True, False): 31, (False, True): 7, (False, False): 0}
 
 
 class Band(NamedTuple):
@@ -20,14 +27,6 @@ class Band(NamedTuple):
     def of(self, maps: Tensor, margin: bool = False) -> Tensor:
         """Return the band of maps ``(images, rows, ...)``."""
         return maps[self.images, self.around if margin else self.rows]
-
-    def span(self, length: int, margin: bool = False) -> tuple[int, int]:
-        """Return its first row and the one after its last, in maps of so many rows an image."""
-        rows = self.around if margin else self.rows
-        return (
-            self.images.start * length + rows.start,
-            (self.images.stop - 1) * length + rows.stop,
-        )
 
     @property
     def own(self) -> slice:
@@ -58,101 +57,189 @@ def bands(shape: Sequence[int], radius: int, pixels: int) -> Iterator[Band]:
             )
 
 
-class WindowSums:
-    """Sums over the windows of bands, in memory that all bands of one call use in turn.
+class Memory:
+    """Memory by names, that all bands of one call use in turn."""
 
-    A band lies in a room of zeros: before it, and after each of its rows, slices and images, there
-    is a margin of the largest window's radius, which serves what is before it and what is behind.
-    So the room is summed as one line of memory, along each axis by steps of that axis' stride.
-    Integers, of size 1 at most, widen as their sums need it.
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
+        """Return so many numbers, of any content."""
+        held = self.held.get((name, dtype))
+        if held is None or held.numel() < count:
+            held = self.held[name, dtype] = torch.empty(count, dtype=dtype)
+        return held[:count]
+
+
+class WindowSums:
+    """Rooms to sum the windows of bands in.
+
+    Planes (images of a channel) lie one after the other, with margins behind each row, slice and
+    plane: ``strides`` are those of a plane of ``plane`` numbers. A room has its part of them.
     """
 
-    def __init__(self, largest: Sequence[int]) -> None:
-        self.largest = tuple(largest)
-        self.memory: dict[tuple[str, torch.dtype], Tensor] = {}
-
-    def room(self, band: Band, rest: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return zeros for a band with the margins behind, and the part that the image fills.
-
-        Outside their shapes, in the same memory, lie the margins before them.
-        """
-        radii = [side // 2 for side in self.largest]
-        images, own = band.images.stop - band.images.start, band.own
-        lengths = [own.stop - own.start, *rest]
-        shape = [images, *map(sum, zip(lengths, radii, strict=True))]
-        strides = [torch.Size(shape[axis:]).numel() for axis in range(1, len(shape) + 1)]
-        front = sum(radius * stride for radius, stride in zip(radii, strides[1:], strict=True))
-        memory = self.take("room", front + images * strides[0] + sum(strides[1:]), dtype).zero_()
-        filled = [images, band.around.stop - band.around.start, *rest]
-        return (
-            memory.as_strided(shape, strides, front),
-            memory.as_strided(filled, strides, front - own.start * strides[1]),
+    def __init__(self, spatial: Sequence[int], largest: Sequence[int]) -> None:
+        self.margins = [side // 2 for side in largest]
+        self.margins[-1] += -(spatial[-1] + self.margins[-1]) % 8  # so that rows are whole words
+        self.spatial = tuple(spatial)
+        padded = list(map(sum, zip(spatial, self.margins, strict=True)))
+        self.plane, *self.strides = (
+            torch.Size(padded[axis:]).numel() for axis in range(len(padded) + 1)
         )
+        self.memory = Memory()
+        self.rooms: dict[tuple[object, ...], Room] = {}
+        self.last: dict[torch.dtype, Room] = {}
 
-    def line(self, room: Tensor) -> Tensor:
-        """Return a room and the margins around it as one line of memory."""
-        # With what lies behind the room: a sum may reach one step too far, and take it back.
-        count = room.storage_offset() + room.numel() + sum(room.stride()[1:])
-        return room.as_strided([count], [1], 0)
+    def room(self, band: Band, rest: Sequence[int], dtype: torch.dtype) -> "Room":
+        """Return a room for a band, zero but for the part that it fills."""
+        own, images = band.own, band.images.stop - band.images.start
+        key = images, own.start, own.stop, band.around.stop - band.around.start, dtype
+        room = self.rooms.get(key)
+        if room is None:
+            room = self.rooms[key] = Room(self.memory, self.margins, band, rest, dtype)
+        if room is not self.last.get(dtype):  # else a band of the same shape left it so
+            room.line.zero_()
+            self.last[dtype] = room
+        return room
 
-    def of(self, room: Tensor, *windows: tuple[int, ...]) -> list[Tensor]:
-        """Sum windows around every pixel of a room that is not margin, until the next such sum.
+    def first(self, plane: int, row: int) -> int:
+        """Return where a row of a plane begins."""
+        return plane * self.plane + row * self.strides[0]
+
+    def places(self, spots: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where in a band, as a line of pixels alone, spots in its room's ``own`` lie.
+
+        And in which of its images.
+        """
+        run, image = 1, spots
+        for length, margin in zip(reversed(self.spatial), reversed(self.margins), strict=True):
+            image = spots // (run * (length + margin))
+            spots = spots - image * (run * margin)
+            run *= length
+        return spots, image
+
+
+class Room:
+    """A band as one line of memory, which is summed along each axis by steps of its stride.
+
+    Before the band and after each of its rows, slices and images there is a margin of zeros, which
+    serves what is before it and what is behind. Integers, of size 1 at most, widen as their sums
+    need it.
+
+    Attributes:
+        line: all of it.
+        own: the part from the band's first own pixel to the margin behind its last.
+        filled: the part that the image fills, as an image, with the rows around the band.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        margins: Sequence[int],
+        band: Band,
+        rest: Sequence[int],
+        dtype: torch.dtype,
+    ) -> None:
+        self.memory, self.margins = memory, margins
+        images, own = band.images.stop - band.images.start, band.own
+        self.lengths = [own.stop - own.start, *rest]
+        padded = map(sum, zip(self.lengths, self.margins, strict=True))
+        self.shape = [images, *padded]
+        self.strides = [torch.Size(self.shape[axis:]).numel() for axis in range(1, len(rest) + 3)]
+        steps = zip(self.margins, self.strides[1:], strict=True)
+        self.front = sum(margin * stride for margin, stride in steps)
+        count = images * self.strides[0]
+        self.line = self.memory.take("room", count + 2 * self.front, dtype)
+        self.own = self.line[self.front : self.front + count]
+        self.filled = self.line.as_strided(
+            [images, band.around.stop - band.around.start, *rest],
+            self.strides,
+            self.front - own.start * self.strides[1],
+        )
+        self.plans: dict[tuple[tuple[int, ...], ...], tuple[list[Step], list[Tensor]]] = {}
+
+    def pixels(self, line: Tensor) -> Tensor:
+        """Return the band's own pixels of a line like ``own``, as an image."""
+        return line.as_strided([self.shape[0], *self.lengths], self.strides, line.storage_offset())
+
+    def sums(self, *windows: tuple[int, ...]) -> list[Tensor]:
+        """Sum windows around every place of ``own``, until the next such sum.
 
         A window whose sides are multiples of the last one's is put together from its sums.
         """
-        strides, summed = room.stride(), [1] * len(self.largest)
-        line, found = self.line(room), []
-        for window in windows:
-            if not are_multiples(window, summed):
-                line, summed = self.line(room), [1] * len(window)
-            volume = torch.Size(summed).numel()
-            for axis, (side, part) in enumerate(zip(window, summed, strict=True)):
-                name = f"window {window}, axis {axis}"
-                line = self._line(line, part * strides[axis + 1], side // part, volume, name)
-                volume *= side // part
-            first, summed = room.storage_offset(), list(window)
-            shape = [room.shape[0]]
-            sides = zip(room.shape[1:], strides[1:], window, self.largest, strict=True)
-            for length, stride, side, largest in sides:
-                shape.append(length - largest // 2)
-                first -= side // 2 * stride
-            found.append(line.as_strided(shape, strides, first))
+        if windows not in self.plans:  # most bands have the shape of the last
+            self.plans[windows] = self._plan(windows)
+        steps, found = self.plans[windows]
+        for step in steps:
+            step()
         return found
 
-    def take(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
-        """Return memory by its name, of any content."""
-        held = self.memory.get((name, dtype))
-        if held is None or held.numel() < count:
-            held = self.memory[name, dtype] = torch.empty(count, dtype=dtype)
-        return held[:count]
+    def _plan(self, windows: Sequence[tuple[int, ...]]) -> tuple[list[Step], list[Tensor]]:
+        line, summed = self.line, [1] * len(self.margins)
+        steps: list[Step] = []
+        found: list[Tensor] = []
+        for window in windows:
+            if not are_multiples(window, summed):
+                line, summed = self.line, [1] * len(window)
+            volume, first = torch.Size(summed).numel(), self.front
+            for axis, (side, part) in enumerate(zip(window, summed, strict=True)):
+                name = f"window {window}, axis {axis}"
+                stride = self.strides[axis + 1]
+                volume *= side // part
+                line = self._sum(steps, line, part * stride, side // part, volume, name)
+                first -= side // 2 * stride
+            summed = list(window)
+            found.append(line[first : first + self.own.numel()])
+        return steps, found
 
-    def _line(self, line: Tensor, stride: int, side: int, volume: int, name: str) -> Tensor:
-        """Sum ``side`` numbers, each ``stride`` after the last, from runs of 1, 2, 4, ... ones."""
-        runs, total, length, taken = line, line, 1, 1  # `side` is odd
-        nearly = side > 7 and side & (side + 1) == 0  # 15, 31, 63: a run of one more, less one
-        while 2 * length <= side + nearly:
-            runs = self._widened(runs, 2 * length * volume)
-            kept = runs.numel() - length * stride
-            # Two rooms in turn: few enough to stay in the cache.
-            longer = self.take(f"runs {length.bit_length() % 2}", kept, runs.dtype)
-            runs = torch.add(runs[:kept], runs[length * stride :], out=longer)
-            length *= 2
-            if side & length and not nearly:
-                part = runs[taken * stride :]
-                taken += length
-                total = self._widened(total[: part.numel()], taken * volume)
-                total = torch.add(total, part, out=self.take(name, part.numel(), total.dtype))
-        if nearly:
-            room = self.take(name, runs.numel(), runs.dtype)
-            total = torch.sub(runs, line[side * stride :], out=room)
-        return total
+    def _sum(
+        self,
+        steps: list[Step],
+        line: Tensor,
+        stride: int,
+        side: int,
+        largest: int,
+        name: str,
+        depth: int = 0,
+    ) -> Tensor:
+        """Plan to sum ``side`` numbers, each ``stride`` after the last, into memory of a name.
 
-    def _widened(self, line: Tensor, largest: int) -> Tensor:
-        """Return integers in a type that holds so large a sum."""
+        The type has to hold sums as large as ``largest``.
+        """
+        if side == 1:
+            return line
+        count = line.numel() - (side - 1) * stride
+        if side <= AT_ONCE[stride > 1, line.is_floating_point()]:
+            line = self._widened(steps, line, largest)
+            terms = line.as_strided([side, count], [stride, 1], line.storage_offset())
+            room = self.memory.take(name, count, line.dtype)
+            steps.append(partial(torch.sum, terms, 0, dtype=line.dtype, out=room))
+            return room
+        if side < 6:
+            line = self._widened(steps, line, largest)
+            done, total = 1, line[:count]
+            room = self.memory.take(name, count, line.dtype)
+        else:  # of runs of three
+            runs = self._sum(steps, line, stride, 3, largest // side * 3, f"runs {depth}")
+            done = side // 3 * 3
+            room = self._sum(steps, runs, 3 * stride, side // 3, largest, name, depth + 1)
+            total = room = room[:count]
+        for place in range(done, side):
+            part = line[place * stride :][:count]
+            if part.dtype != room.dtype:
+                part = self._widened(steps, part, largest)
+            steps.append(partial(torch.add, total, part, out=room))
+            total = room
+        return room
+
+    def _widened(self, steps: list[Step], line: Tensor, largest: int) -> Tensor:
+        """Have integers in a type that holds so large a sum."""
         if line.is_floating_point() or largest <= torch.iinfo(line.dtype).max:
             return line
         wide = torch.int16 if largest < 2**15 else torch.int32
-        return self.take("widened", line.numel(), wide).copy_(line)
+        room = self.memory.take("widened", line.numel(), wide)
+        steps.append(partial(room.copy_, line))
+        return room
 
 
 def are_multiples(window: Sequence[int], part: Sequence[int]) -> bool:

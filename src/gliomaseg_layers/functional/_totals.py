@@ -13,21 +13,21 @@ from gliomaseg_layers.functional._plan import Plan
 class Slopes(NamedTuple):
     """The loss's derivatives by its sums, or with reduction "none" the map's by its entries."""
 
-    cross_entropy: Tensor  # of all images alike
-    term: Tensor  # this and the others: (C, N)
+    cross_entropy: Tensor  # of all planes alike
+    term: Tensor  # this and the others: of each
     probs: Tensor
     overlap: Tensor
 
 
 class Totals:
-    """Sums over the pixels of every channel and image, ``(C, N)``, in double precision.
+    """Sums over the pixels of every plane (image of a channel), in double precision.
 
     ``term`` is what the formulation adds to the cross-entropy before its strength, ``weight`` the
     outlier weight, ``overlap`` the product of probabilities and target, ``pixels`` a count.
     """
 
-    def __init__(self, channels: int, batch: int) -> None:
-        self.table = torch.zeros(7, channels, batch, dtype=torch.float64)
+    def __init__(self, planes: int) -> None:
+        self.table = torch.zeros(7, planes, dtype=torch.float64)
         self.cross_entropy, self.term, self.weight = self.table[:3]
         self.probs, self.overlap, self.target, self.pixels = self.table[3:]
 
