@@ -31,9 +31,9 @@ def cut(maps: Sequence[Tensor], axis: int, step: int) -> Iterator[list[Tensor]]:
 
 def piece_size(maps: Tensor) -> int:
     """Return how many numbers of a map to take at once."""
-    # On a CPU, what keeps the three or four arrays of a step in a second-level cache. Elsewhere
-    # every launch costs, and this only bounds the memory.
-    return 2**17 if maps.is_cpu else 2**24
+    # On a CPU, what keeps the arrays of a step near the processor. Elsewhere every launch costs,
+    # and this only bounds the memory.
+    return 2**18 if maps.is_cpu else 2**24
 
 
 def images(maps: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -67,12 +67,37 @@ def largest_channel(maps: Tensor) -> Tensor:
     return indices.flatten(1).unsqueeze(1)
 
 
+def computed(operation: Callable[..., Tensor], *given: Tensor, out: Tensor) -> Tensor:
+    """Compute into memory that is there, or where a graph has to see it into new memory."""
+    return operation(*given) if torch.is_grad_enabled() else operation(*given, out=out)
+
+
 def store(into: Tensor, operation: Callable[..., Tensor], *given: Tensor) -> None:
     """Write a result where it belongs, by way of a copy where a graph has to see it."""
-    if torch.is_grad_enabled():
-        into.copy_(operation(*given))
-    else:
-        operation(*given, out=into)
+    result = computed(operation, *given, out=into)
+    if result is not into:
+        into.copy_(result)
+
+
+def by_logits(upstream: Tensor, gate: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Return ``upstream * gate * (1 - gate)``."""
+    room = {} if out is None else {"grad_input": out}
+    slope: Tensor = torch.ops.aten.sigmoid_backward(upstream, gate, **room)
+    return slope
+
+
+class Scratch:
+    """Memory for what is computed of a piece, the same for all pieces: it stays in the cache."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[object, ...], Tensor] = {}
+
+    def like(self, name: str, piece: Tensor) -> Tensor:
+        """Return memory of a name for numbers like these."""
+        key = name, piece.shape, piece.stride()
+        if key not in self.held:
+            self.held[key] = torch.empty_like(piece)
+        return self.held[key]
 
 
 class Statistics(torch.autograd.Function):
@@ -91,9 +116,10 @@ class Statistics(torch.autograd.Function):
         count, channels, pixels = maps[0].shape
         means = [x.new_empty((count, channels, 1)) for _ in maps]
         planes = [x.new_empty((count, 2, pixels)) for _ in maps]
-        index = x.new_empty((count, 1, pixels), dtype=torch.long)
+        index, scratch = x.new_empty((count, 1, pixels), dtype=torch.long), Scratch()
         for a, b, largest, *rest in images([*maps, index, *means, *planes]):
-            merged = (a * shallow_weight).addcmul_(b, deep_weight)
+            merged = torch.mul(a, shallow_weight, out=scratch.like("merged", a))
+            merged.addcmul_(b, deep_weight)
             largest.copy_(largest_channel(merged))
             for part, mean, plane in zip((a, b), rest[:2], rest[2:], strict=True):
                 mean.copy_(part.mean(2, True))
@@ -138,37 +164,37 @@ class Choice(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
         p1, p2, p3 = inputs[4:]
-        of_deep = p1 + p2 + 1
-        out = torch.empty_like(inputs[0])
+        out, scratch = torch.empty_like(inputs[0]), Scratch()
         for x, y, c, s, chosen in pieces([values.flatten(2) for values in (*inputs[:4], out)]):
-            # (p1 + g) x + (p2 + 1 - g) y + p3
-            gate = (c + s).sigmoid_().add_(p1)
-            torch.addcmul((y * of_deep).add_(p3), x - y, gate, out=chosen)
+            gate = torch.add(c, s, out=scratch.like("gate", x)).sigmoid_()
+            torch.lerp(y, x, gate, out=chosen).addcmul_(x, p1).addcmul_(y, p2).add_(p3)
         return out
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed = ctx.saved_tensors, ctx.needs_input_grad
         p1, p2, _ = inputs[4:]
+        both, scratch = p1 + p2 + 1, Scratch()
         wide = torch.promote_types(upstream.dtype, torch.float32)
         grads = [
             torch.empty_like(values) if needs else values.new_empty((1,) * values.dim())
             for values, needs in zip(inputs[:2], needed, strict=False)
         ]
         grads += [torch.zeros_like(values, dtype=wide) for values in inputs[2:4]]
-        above, sums = p2 + 1, [upstream.new_zeros(3, dtype=wide)]
+        sums = [upstream.new_zeros(3, dtype=wide)]
         for x, y, c, s, up, of_x, of_y, of_c, of_s in pieces(
             [values.flatten(2) for values in (*inputs[:4], upstream, *grads)]
         ):
-            gate = (c + s).sigmoid_()
-            gated = up * gate
-            of_logits = (x - y).mul_(torch.addcmul(gated, gated, gate, value=-1))
+            gate = computed(torch.add, c, s, out=scratch.like("gate", x)).sigmoid_()
+            of_logits = computed(torch.sub, x, y, out=scratch.like("logits", x))
+            of_logits.mul_(computed(by_logits, up, gate, out=scratch.like("slope", x)))
             of_c += of_logits.sum(2, True, dtype=wide)
             of_s += of_logits.sum(1, True, dtype=wide)
+            gate = computed(torch.add, gate, p1, out=gate)
             if needed[0]:
-                store(of_x, torch.addcmul, gated, up, p1)
+                store(of_x, torch.mul, up, gate)
             if needed[1]:
-                store(of_y, torch.sub, up * above, gated)
+                store(of_y, torch.mul, up, computed(torch.sub, both, gate, out=gate))
             if any(needed[4:]):
                 line = up.reshape(-1)
                 dots = line.dot(x.reshape(-1)), line.dot(y.reshape(-1))
