@@ -225,9 +225,7 @@ class Room:
             room = self._sum(steps, runs, 3 * stride, side // 3, largest, name, depth + 1)
             total = room = room[:count]
         for place in range(done, side):
-            part = line[place * stride :][:count]
-            if part.dtype != room.dtype:
-                part = self._widened(steps, part, largest)
+            part = self._widened(steps, line[place * stride :][:count], largest)
             steps.append(partial(torch.add, total, part, out=room))
             total = room
         return room

@@ -300,8 +300,8 @@ class _ByCount(_Search):
         if sizes is not None:
             [self.size] = sizes
             bound = (2 * plan.largest_count - self.size).clamp_(max=0)
-            # Below which no excess is.
-            self.bound = bound.masked_fill_(self.size == 0, -math.prod(plan.outer) - 1)
+            # Where no excess is within it, as a pixel has its own colour.
+            self.bound = bound.masked_fill_(self.size == 0, -math.prod(plan.outer))
         room = self.room(piece, torch.int8)
         for log_odds in plan.log_odds:
             white = self.sums.memory.take("white", piece.around.numel(), self.dtype)
@@ -346,7 +346,7 @@ class _ByDensity(_Search):
             self.gap_size = wide_size - self.near_size
             self.half = self.gap_size / 2
             bound = plan.threshold + 0.5 - self.half
-            self.bound = bound.masked_fill_(wide_size == 0, torch.nan)  # below which nothing is
+            self.bound = bound.masked_fill_(wide_size == 0, torch.nan)  # within which nothing is
         room = self.room(piece, dtype)
         torch.sigmoid(piece.around, out=room.filled)
         if piece.valid_around is not None:
