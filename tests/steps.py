@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from cases import FORMULATIONS, MODES, SMALL, case
 from gliomaseg_layers import CompoundLoss, DiceLoss, OutlierRegionLoss
@@ -44,3 +44,13 @@ class Slices(Dataset[Any]):
         x, target = case((13, 11), "binary", 1, seed=index, batch=1)
         clean = remove_outlier_regions(x > 0, **SMALL)
         return clean, *step(self.loss, x.float(), target)
+
+
+def loads_the_same(method: str) -> bool:
+    """Tell whether worker processes give what the process itself computes."""
+    slices = Slices()
+    loader = DataLoader(slices, batch_size=None, num_workers=2, multiprocessing_context=method)
+    expected = [slices[index] for index in range(len(slices))]
+    return all(
+        all(map(torch.equal, found, true)) for found, true in zip(loader, expected, strict=True)
+    )
