@@ -6,6 +6,7 @@ fills a small part of its window, so that a small part of any image is flagged.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -223,7 +224,7 @@ def _pieces(maps: Maps, plan: Plan, around: bool = False) -> Iterator[_Piece]:
         yield _Piece(cut, planes, seen, valid, logits, labels, inside, *weights)
 
 
-class _Search:
+class _Search(ABC):
     """Finds the pixels where the term acts from window sums, in lines like a room's ``own``."""
 
     def __init__(self, spatial: Sequence[int], plan: Plan, dtype: torch.dtype) -> None:
@@ -231,9 +232,9 @@ class _Search:
         self.rows = slice(0)
         self.found: list[tuple[Tensor, ...]] = []
 
+    @abstractmethod
     def look_at(self, piece: _Piece, cross_entropy: Tensor) -> None:
         """Find the flagged pixels of a piece, and keep what their terms are made of."""
-        raise NotImplementedError
 
     def flagged(self) -> _Flagged:
         """Return all that was found."""
@@ -243,9 +244,9 @@ class _Search:
         found = (torch.cat(parts) for parts in zip(*self.found, strict=True))
         return self.joined([len(spot) for spot, *_ in self.found], *found)
 
+    @abstractmethod
     def joined(self, counts: list[int], *found: Tensor) -> _Flagged:
         """Make the terms of what was kept."""
-        raise NotImplementedError
 
     def room(self, piece: _Piece, dtype: torch.dtype) -> Room:
         return self.sums.room(piece.band, piece.target.shape[2:], dtype)
