@@ -1,6 +1,6 @@
 """One training step of every loss, to be repeated: in threads, in worker processes, for long."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,10 @@ def step(loss: Any, x: Tensor, target: Tensor) -> list[Tensor]:
     return [value.detach(), *torch.autograd.grad(value, x)]
 
 
+def same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return all(map(torch.equal, first, second))
+
+
 class Slices(Dataset[Any]):
     """Predictions, cleaned and weighed where they are loaded."""
 
@@ -51,6 +55,4 @@ def loads_the_same(method: str) -> bool:
     slices = Slices()
     loader = DataLoader(slices, batch_size=None, num_workers=2, multiprocessing_context=method)
     expected = [slices[index] for index in range(len(slices))]
-    return all(
-        all(map(torch.equal, found, true)) for found, true in zip(loader, expected, strict=True)
-    )
+    return all(same(found, true) for found, true in zip(loader, expected, strict=True))

@@ -10,13 +10,9 @@ import torch
 
 from cases import case
 from module_cases import every_module, inputs, make
-from steps import LOSSES, STEPS, loads_the_same, step
+from steps import LOSSES, STEPS, loads_the_same, same, step
 
 every_step = pytest.mark.parametrize(("name", "mode", "channels"), STEPS)
-
-
-def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    return all(map(torch.equal, first, second))
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_window_sums_match_reference(window):
             images = slice(0, len(maps)) if rows.stop - rows.start == spatial[0] else slice(1, 2)
             band = Band(images, rows, around)
             for dtype in (torch.int8, F32, F64):
-                room = sums.room(band, spatial[1:], dtype)
+                room = sums.room(band, dtype)
                 room.filled.copy_(band.of(maps, True))
                 found = room.sums(*windows)
                 for got, side, reference in zip(found, windows, expected, strict=True):
@@ -79,7 +79,7 @@ def test_where_spots_lie(spatial):
     of_planes = torch.empty(5 * sums.plane, dtype=torch.long)
     for images, rows in ((slice(1, 4), slice(0, spatial[0])), (slice(2, 3), slice(2, 4))):
         around = slice(max(rows.start - 3, 0), min(rows.stop + 3, spatial[0]))
-        room = sums.room(Band(images, rows, around), spatial[1:], F32)
+        room = sums.room(Band(images, rows, around), F32)
         spots = room.pixels(torch.arange(room.own.numel())).flatten()
         place, image = sums.places(spots)
         assert torch.equal(place, torch.arange(len(spots)))
@@ -102,10 +102,10 @@ def test_a_room_is_zero_but_for_what_a_band_fills():
     bands = [Band(slice(0, 1), slice(a, b), slice(max(a - 2, 0), min(b + 2, 9))) for a, b in
              ((0, 3), (3, 6), (6, 9), (0, 3), (3, 6))]  # fmt: skip
     for band in bands:
-        room = sums.room(band, (7,), F32)
+        room = sums.room(band, F32)
         room.filled.fill_(1)
         assert room.line.sum() == room.filled.numel()
-        assert sums.room(band, (7,), F64).line.sum() == 0
+        assert sums.room(band, F64).line.sum() == 0
 
 
 def test_what_is_read_grows_with_the_logarithm_of_the_window():
@@ -120,7 +120,7 @@ def test_what_is_read_grows_with_the_logarithm_of_the_window():
 
     def reads(dtype, *windows):
         room = WindowSums((40, 70), windows[-1]).room(
-            Band(slice(0, 1), slice(0, 40), slice(0, 40)), [70], dtype
+            Band(slice(0, 1), slice(0, 40), slice(0, 40)), dtype
         )
         with Reads() as counted:
             room.sums(*windows)

@@ -90,13 +90,14 @@ class WindowSums:
         self.rooms: dict[tuple[object, ...], Room] = {}
         self.last: dict[torch.dtype, Room] = {}
 
-    def room(self, band: Band, rest: Sequence[int], dtype: torch.dtype) -> "Room":
+    def room(self, band: Band, dtype: torch.dtype) -> "Room":
         """Return a room for a band, zero but for the part that it fills."""
         own, images = band.own, band.images.stop - band.images.start
         key = images, own.start, own.stop, band.around.stop - band.around.start, dtype
         room = self.rooms.get(key)
         if room is None:
-            room = self.rooms[key] = Room(self.memory, self.margins, band, rest, dtype)
+            room = Room(self.memory, self.margins, band, self.spatial[1:], dtype)
+            self.rooms[key] = room
         if room is not self.last.get(dtype):  # else a band of the same shape left it so
             room.line.zero_()
             self.last[dtype] = room

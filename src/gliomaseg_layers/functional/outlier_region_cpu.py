@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gliomaseg_layers.functional._bands import Band, Room, WindowSums, are_multiples, bands
+from gliomaseg_layers.functional._bands import Band, WindowSums, are_multiples, bands
 from gliomaseg_layers.functional._plan import Maps, Plan
 from gliomaseg_layers.functional._scores import arithmetic_dtype
 from gliomaseg_layers.functional._totals import Slopes, Totals
@@ -67,12 +67,11 @@ def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, "_Flagged
     if not flagged.counts:  # a batch without pixels
         return result
     places = torch.split(flagged.place, flagged.counts)
-    factor = slopes.term[flagged.plane]
+    there = grad
     if grad.dim():
         cuts = zip(_cuts(maps.logits.shape, plan), places, strict=True)
-        factor *= torch.cat([cut.of(grad).reshape(-1)[place] for cut, place in cuts])
-    else:
-        factor = factor * grad
+        there = torch.cat([cut.of(grad).reshape(-1)[place] for cut, place in cuts])
+    factor = slopes.term[flagged.plane] * there
     by_term = [slope * factor for slope in flagged.slopes]
     adjoint = None if flagged.spot is None else _Adjoint(maps, plan, flagged.spot, *by_term)
     by_place = zip(places, torch.split(by_term[0], flagged.counts), strict=True)
@@ -248,9 +247,6 @@ class _Search(ABC):
     def joined(self, counts: list[int], *found: Tensor) -> _Flagged:
         """Make the terms of what was kept."""
 
-    def room(self, piece: _Piece, dtype: torch.dtype) -> Room:
-        return self.sums.room(piece.band, piece.target.shape[2:], dtype)
-
     def sizes(self, piece: _Piece, *windows: tuple[int, ...]) -> list[Tensor] | None:
         """Return how many pixels of the image the windows hold, 0 around what is no pixel.
 
@@ -258,7 +254,7 @@ class _Search(ABC):
         """
         valid, around = piece.valid, piece.valid_around
         if valid is not None and around is not None:
-            room = self.room(piece, torch.int8)
+            room = self.sums.room(piece.band, torch.int8)
             room.filled.copy_(around)
             lines = []
             for line in room.sums(*windows):
@@ -303,7 +299,7 @@ class _ByCount(_Search):
             bound = (2 * plan.largest_count - self.size).clamp_(max=0)
             # Where no excess is within it, as a pixel has its own colour.
             self.bound = bound.masked_fill_(self.size == 0, -math.prod(plan.outer))
-        room = self.room(piece, torch.int8)
+        room = self.sums.room(piece.band, torch.int8)
         for log_odds in plan.log_odds:
             white = self.sums.memory.take("white", piece.around.numel(), self.dtype)
             room.filled.copy_(torch.gt(piece.around, log_odds, out=white.view_as(piece.around)))
@@ -348,7 +344,7 @@ class _ByDensity(_Search):
             self.half = self.gap_size / 2
             bound = plan.threshold + 0.5 - self.half
             self.bound = bound.masked_fill_(wide_size == 0, torch.nan)  # within which nothing is
-        room = self.room(piece, dtype)
+        room = self.sums.room(piece.band, dtype)
         torch.sigmoid(piece.around, out=room.filled)
         if piece.valid_around is not None:
             room.filled.mul_(piece.valid_around)
@@ -414,7 +410,7 @@ class _Adjoint:
         band, planes, first = piece.band, piece.planes, self.sums.first
         seen = first(planes.start, band.around.start), first(planes.stop - 1, band.around.stop)
         low, high = torch.searchsorted(self.spot, torch.tensor(seen)).tolist()
-        room = self.sums.room(band, piece.target.shape[2:], piece.logits.dtype)
+        room = self.sums.room(band, piece.logits.dtype)
         start = first(planes.start, band.rows.start) - room.front
         found = []
         for window, to, slopes in self.parts:
