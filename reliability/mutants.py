@@ -183,7 +183,7 @@ def work(share: list[Mutant], suite: runs.Suite, tests: list[str], budget: float
         record(loaded)
 
     def collected() -> str:
-        runs.collect(tests, lambda session: in_session(runs.load(session)))
+        runs.collect(tests, lambda session: in_session(runs.load(session, SOURCES)))
         return "survived"
 
     runs.in_fork(collected)

@@ -103,15 +103,47 @@ def test_everything_at_once(formulation, reduction, masked):
     [
         ((1, 1), {}),
         ((1, 40), {}),
-        ((3, 300), SMALL),  # two tiles of columns
-        ((67, 5), SMALL),  # three tiles of rows
-        ((5, 70), {"inner": 7, "outer": 63}),
         ((9, 12), {"inner": (3, 1), "outer": (5, 33), "smooth": 0.1, "threshold": 4.5}),
     ],
 )
 def test_shapes_and_windows(formulation, spatial, settings):
     x, target = floats(spatial, "binary", 1)
     check_loss(x, target, formulation=formulation, reduction="none", **settings)
+
+
+@every_formulation
+@pytest.mark.parametrize("spatial", [(33, 3), (2, 257)], ids=["rows", "columns"])
+def test_several_tiles(formulation, spatial):
+    x, target = floats(spatial, "binary", 1, batch=2)
+    check_loss(x, target, formulation=formulation, **SMALL)
+
+
+@every_formulation
+@pytest.mark.parametrize("width", [31, 33, 63])
+def test_windows_as_wide_as_words(formulation, width):
+    x, target = floats((2, 70), "binary", 1)
+    settings = {"inner": (1, 3), "outer": (1, width), "reduction": "none"}
+    check_loss(x, target, formulation=formulation, **settings)
+
+
+@every_formulation
+def test_islands_near_one_half_and_full_windows(formulation):
+    x = torch.full((4, 1, 7, 9), -40.0)
+    x[:3, 0, 3, 4] = torch.tensor([0.5, 0.0, -0.5])
+    x[3] = 40.0
+    check_loss(x, (x > 9).float(), formulation=formulation, reduction="none", **SMALL)
+
+
+def test_cross_entropy_is_exact():
+    """But for its last digits, which a comparison of whole losses would not see."""
+    x = torch.linspace(-4, 4, 256).view(1, 1, 1, 256).requires_grad_()
+    settings = {"formulation": "suppress", "strength": 0.0, "reduction": "none"}
+    loss = fused(x, torch.ones_like(x), **settings)
+    (grad,) = torch.autograd.grad(loss.sum(), x)
+    wide = x.detach().double()
+    close = 4e-7 if choice.INTERPRETED else 1e-6  # a GPU's exponentials are less exact
+    torch.testing.assert_close(loss.double(), F.softplus(-wide), rtol=close, atol=0)
+    torch.testing.assert_close(grad.double(), -torch.sigmoid(-wide), rtol=close, atol=1e-7)
 
 
 @every_formulation
@@ -201,7 +233,10 @@ def test_compound_loss(mode, channels, formulation, reduction):
     settings = {"mode": mode, "formulation": formulation, "reduction": reduction, **SMALL}
     settings |= {"alpha": 0.3, "beta": 0.7, "gamma": 1.9, "dice_smooth": 0.5}
     check(fused_compound, references.compound_loss, x, target, **settings)
-    settings |= {"ignore_index": 1, "mask": random((2, 1, 4, 6)) > 0.3}
+    one_pixel = torch.zeros(2, 1, 4, 6, dtype=torch.bool)
+    one_pixel[1, 0, 2, 3] = True
+    check(fused_compound, references.compound_loss, x, target, mask=one_pixel, **settings)
+    settings |= {"ignore_index": 0, "mask": random((2, 1, 4, 6)) > 0.3}
     check(fused_compound, references.compound_loss, x, target, **settings)
     mask = settings.pop("mask")
     criterion = CompoundLoss(**settings, **TRITON).to(DEVICE)

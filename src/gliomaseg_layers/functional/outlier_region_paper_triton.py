@@ -164,8 +164,7 @@ def _density_kernel(
     in_near = tl.where(white, in_near, near_size - in_near)
     in_gap = tl.where(white, in_gap, gap_size - in_gap)
     kept = valid & (in_gap <= bound)
-    others = gap_size - in_gap
-    below = tl.maximum(others, 0.0) + smooth
+    below = gap_size - in_gap + smooth  # sums of whole numbers: no count is negative
     density = tl.where(kept, (in_near + smooth) / below, 0.0)
     cost = cross_entropy(z, y, channel_weight(pos_weight, channel, POS, POS_COMMON))
     cost *= channel_weight(class_weights, channel, CLASS, CLASS_COMMON)
@@ -173,7 +172,7 @@ def _density_kernel(
     if MAP:
         tl.store(out + at, cost - density, mask=inside)
     sign = tl.where(white, 1.0, -1.0)
-    of_wide = tl.where(others >= 0, density / below, 0.0)
+    of_wide = density / below
     of_near = tl.where(kept, of_wide - 1.0 / below, 0.0)
     tl.store(by_near + at, of_near * sign, mask=inside)
     tl.store(by_wide + at, -of_wide * sign, mask=inside)
