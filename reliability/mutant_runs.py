@@ -66,7 +66,7 @@ def hasten_interpreter() -> None:
     It looks through Triton's language at every call of a kernel's function, and finds out, for
     assertions that are off, whether integers overflow.
     """
-    interpreter = importlib.import_module("triton.runtime.interpreter")
+    interpreter: Any = importlib.import_module("triton.runtime.interpreter")
     options = interpreter.InterpreterOptions(sanitize_overflow=False)
     interpreter.interpreter_builder.options = options
     patch, patched = interpreter._patch_lang, set()
