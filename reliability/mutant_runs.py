@@ -60,24 +60,27 @@ def import_all(sources: Path) -> None:
         importlib.import_module(name.removesuffix(".__init__"))
 
 
+def interpreter() -> Any:
+    return importlib.import_module("triton.runtime.interpreter")
+
+
 def hasten_interpreter() -> None:
     """Take from Triton's interpreter what makes it three times slower, and changes no result.
 
     It looks through Triton's language at every call of a kernel's function, and finds out, for
     assertions that are off, whether integers overflow.
     """
-    interpreter: Any = importlib.import_module("triton.runtime.interpreter")
-    options = interpreter.InterpreterOptions(sanitize_overflow=False)
-    interpreter.interpreter_builder.options = options
-    patch, patched = interpreter._patch_lang, set()
+    module = interpreter()
+    module.interpreter_builder.options = module.InterpreterOptions(sanitize_overflow=False)
+    patch, patched = module._patch_lang, set()
 
     def patch_once(function: FunctionType) -> Any:
         if id(function.__globals__) not in patched:
             patched.add(id(function.__globals__))
             patch(function)
-        return interpreter._LangPatchScope()  # nothing to restore
+        return module._LangPatchScope()  # nothing to restore
 
-    interpreter._patch_lang = patch_once
+    module._patch_lang = patch_once
 
 
 def collect(tests: Sequence[str], work: Callable[[pytest.Session], None]) -> None:
@@ -207,6 +210,9 @@ def load(session: pytest.Session, sources: Path) -> Loaded:
     for thing in gc.get_objects():
         if type(thing) is FunctionType:
             functions[thing.__code__.co_filename].append(thing)
+        elif type(thing) is interpreter().InterpretedFunction:
+            thing.rewrite()  # both of which every fork would do
+            interpreter()._patch_lang(thing.fn)
     gc.freeze()
     return Loaded(session, functions)
 
@@ -224,6 +230,7 @@ def swap_bodies(loaded: Loaded, path: str, mutated: str) -> bool:
         if often[name] != 1 or named[name].co_freevars != function.__code__.co_freevars:
             return False
         function.__code__ = named[name]
+        interpreter().InterpretedFunction.rewritten_fn.pop(function, None)
     return True
 
 

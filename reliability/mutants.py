@@ -86,10 +86,10 @@ def mutants(path: Path) -> Iterator[Mutant]:
 
 @cache
 def statements(path: Path) -> list[tuple[int, int]]:
-    """Return first and last line of every statement, of a compound one those of its head."""
+    """Return first and last line of every statement; of compound ones and clauses, of the head."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.stmt):
+        if isinstance(node, ast.stmt | ast.ExceptHandler):
             first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
             body = getattr(node, "body", None)
             last = max(body[0].lineno - 1, first) if body else node.end_lineno or first

@@ -125,6 +125,7 @@ def test_gradients_of_both_orders(dims: int) -> None:
 FREE = ["x", "y", "shallow_weight", "deep_weight", "bias", "channel_attention", "spatial_attention"]
 
 
+@pytest.mark.usefixtures("any_piece")
 @pytest.mark.parametrize(
     "free", [*([n] for n in FREE), *itertools.combinations(FREE[:4], 2)], ids="+".join
 )

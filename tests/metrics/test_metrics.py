@@ -137,6 +137,13 @@ def test_bad_maps_and_copies(metric) -> None:
 METRICS = [RegionCounts, LesionWiseDice]
 
 
+@pytest.mark.parametrize("make", METRICS)
+def test_counts_have_no_gradient(make) -> None:
+    logits, target = data()
+    assert not make()(logits.float().requires_grad_(), target)["images"].requires_grad
+    assert not make.is_differentiable
+
+
 def saved(make) -> tuple[Metric, dict[str, Tensor]]:
     """Return a metric that has seen images, and its state."""
     metric = make()

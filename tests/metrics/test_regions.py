@@ -71,6 +71,11 @@ def test_labels_are_where_the_mask_is(order: str) -> None:
         assert pairs.shape[1] == count == expected
 
 
+def test_all_but_zero_is_foreground() -> None:
+    mask = np.array([[-1, 0, 255, 0, 0.5]])
+    np.testing.assert_array_equal(label_regions(mask)[0], [[1, 0, 2, 0, 3]])
+
+
 @pytest.mark.parametrize("shape", [(1, 3), (5, 5), (3, 5, 7)])
 def test_checkerboards_have_as_many_regions_as_can_be(shape: tuple[int, ...]) -> None:
     board = np.indices(shape).sum(0) % 2 == 0

@@ -113,11 +113,6 @@ def test_timms_encoders(encoder: str, deep: int) -> None:
             "`encoder` must be the name of a timm model, got 'no_such_net'",
         ),
         (
-            lambda: AttributeDeepLab("vit_tiny_patch16_224"),
-            ValueError,
-            "`encoder` must have feature maps at the reductions 4 and 16, got 'vit_tiny",
-        ),
-        (
             lambda: AttributeDeepLab(SMALL, output_stride=4),
             ValueError,
             "`output_stride` must be 8, 16 or 32, got 4",
@@ -155,15 +150,38 @@ def test_errors(build, error: type[Exception], message: str) -> None:
         build()
 
 
-def test_without_timm_it_says_what_to_install() -> None:
-    program = (
-        "import sys; sys.modules['timm'] = None; import gliomaseg_layers.networks as networks; "
-        "networks.UNet.mini(); networks.AttributeDeepLab()"
-    )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert run.stderr.strip().endswith(
-        "ImportError: AttributeDeepLab needs timm: pip install gliomaseg_layers[networks]"
-    )
+def test_an_encoder_without_the_maps_is_refused() -> None:
+    expected = "`encoder` must have feature maps at the reductions 4 and 16, got 'vit_tiny"
+    with pytest.raises(ValueError, match=expected):
+        AttributeDeepLab("vit_tiny_patch16_224")
+
+
+def test_maps_with_channels_last_in_shape() -> None:
+    network = make(0)
+    x = torch.randn(1, 3, 32, 48)
+    expected = network(x)
+
+    class Turned(nn.Module):
+        output_fmt = "NHWC"
+
+        def __init__(self, encoder: nn.Module) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, input: torch.Tensor) -> list[torch.Tensor]:
+            return [maps.permute(0, 2, 3, 1) for maps in self.encoder(input)]
+
+    network.encoder = Turned(network.encoder)
+    torch.testing.assert_close(network(x), expected)
+
+
+def test_without_timm_it_says_what_to_install(monkeypatch) -> None:
+    program = "import sys; sys.modules['timm'] = None; from gliomaseg_layers.networks import *"
+    subprocess.run([sys.executable, "-c", f"{program}; UNet.mini()"], check=True)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    expected = r"needs timm: pip install gliomaseg_layers\[networks\]"
+    with pytest.raises(ImportError, match=expected):
+        AttributeDeepLab()
 
 
 def test_state_dict_keys_are_stable() -> None:

@@ -74,7 +74,7 @@ def lesion_wise_dice(
     check_not_negative("min_size", min_size)
     predicted, truth = read_pair(prediction, target)
     regions, count = label_regions(predicted, predicted.ndim)
-    sizes = np.bincount(regions.ravel(), minlength=count + 1)
+    sizes = np.bincount(regions.ravel())
     lesions, number = label_regions(_dilate(truth, dilation), truth.ndim)
     volume = pixel_size(spacing, truth.ndim)
     owned = np.zeros(count + 1, bool)
