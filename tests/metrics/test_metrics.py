@@ -101,13 +101,16 @@ def test_a_near_region_finds_a_lesion_that_it_does_not_touch() -> None:
     assert lesion_wise_dice(predicted, truth, dilation=0) == (0.0, 0, 1, 1)
 
 
-def test_lesion_wise_dice_over_a_data_set() -> None:
-    preds, target = data()
-    metric = LesionWiseDice(1, 10)
+@pytest.mark.parametrize(
+    ("shape", "spacing"), [((24, 24), None), ((24, 24), (2, 1)), ((8, 12, 12), (3, 1, 1))]
+)
+def test_lesion_wise_dice_over_a_data_set(shape: tuple[int, ...], spacing) -> None:
+    preds, target = data(shape=shape)
+    metric = LesionWiseDice(1, 10, spacing=spacing)
     for part in (slice(0, 1), slice(1, 6)):
         metric.update(preds[part], target[part])
     scores = [
-        lesion_wise_dice(p.numpy() > 0.5, t.numpy(), dilation=1, min_size=10)
+        lesion_wise_dice(p.numpy() > 0.5, t.numpy(), dilation=1, min_size=10, spacing=spacing)
         for p, t in zip(preds.flatten(0, 1), target.flatten(0, 1), strict=True)
     ]
     result = metric.compute()

@@ -176,9 +176,9 @@ def test_region_sizes_by_hand() -> None:
 def test_suggested_windows_leave_true_regions_alone() -> None:
     squares = [np.pad(np.ones((side, side)), 1) for side in range(2, 102)]
     sizes = region_sizes(squares)
-    inner, outer = sizes.suggest_windows(0.05)
+    inner, outer = sizes.suggest_windows(0.04)
     assert (inner, outer) == (5, 15)
-    assert np.mean(sizes.boxes.max(1) <= inner) <= 0.05 < np.mean(sizes.boxes.max(1) <= inner + 2)
+    assert np.mean(sizes.boxes.max(1) <= inner) <= 0.04 < np.mean(sizes.boxes.max(1) <= inner + 2)
     assert region_sizes([]).suggest_windows() == (3, 9)
 
 

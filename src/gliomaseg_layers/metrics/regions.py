@@ -107,7 +107,7 @@ def count_regions(
     check_not_negative("max_noise_size", max_noise_size)
     labels, regions = label_regions(predicted, connectivity)
     spurious = np.bincount(labels[truth], minlength=regions + 1)[1:] == 0
-    sizes = np.bincount(labels.ravel(), minlength=regions + 1)[1:]
+    sizes = np.bincount(labels.ravel())[1:]
     noise = spurious & (sizes * pixel_size(spacing, predicted.ndim) <= max_noise_size)
     true_labels, true_regions = label_regions(truth, connectivity)
     hit = np.unique(true_labels[predicted & truth]).size
