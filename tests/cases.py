@@ -80,12 +80,13 @@ def check(
 ) -> tuple[Tensor, Tensor]:
     """Compare value and gradient with the reference's, and return both.
 
-    The upstream gradient is neither 1 nor constant.
+    The upstream gradient is neither 1 nor constant nor laid out as the value is.
     """
     x = x.detach().requires_grad_()
     value = function(x, *args, **settings)
     assert value.dtype == (F64 if x.dtype == F64 else F32)
-    upstream = (7 * random(value.shape, seed=1) - 2).to(value.dtype)
+    upstream = (7 * random(value.shape[::-1], seed=1) - 2).to(value.dtype)
+    upstream = upstream.permute([*reversed(range(value.dim()))])
     (grad,) = torch.autograd.grad(value, x, upstream)
     assert grad.dtype == x.dtype
     expected = reference(x, *args, upstream=upstream, **settings)
