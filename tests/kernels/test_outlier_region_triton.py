@@ -126,7 +126,7 @@ def test_several_tiles_of_both(formulation):
 
 @every_formulation
 def test_several_tiles_of_columns(formulation):
-    x, target = floats((5, 257), "binary", 1, batch=2)
+    x, target = floats((6, 257), "binary", 1, batch=2)
     check_loss(x, target, formulation=formulation, inner=5, outer=7)
 
 
