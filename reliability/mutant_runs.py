@@ -65,7 +65,7 @@ def interpreter() -> Any:
 
 
 def hasten_interpreter() -> None:
-    """Take from Triton's interpreter what makes it three times slower, and changes no result.
+    """Take from Triton's interpreter what makes it thrice as slow, and changes no result.
 
     It looks through Triton's language at every call of a kernel's function, and finds out, for
     assertions that are off, whether integers overflow.
@@ -206,13 +206,13 @@ def choose(suite: Suite, names: set[str], budget: float) -> list[str]:
 def load(session: pytest.Session, sources: Path) -> Loaded:
     """Look once for what every fork would look for."""
     import_all(sources)
-    functions = defaultdict(list)
+    module, functions = interpreter(), defaultdict(list)
     for thing in gc.get_objects():
         if type(thing) is FunctionType:
             functions[thing.__code__.co_filename].append(thing)
-        elif type(thing) is interpreter().InterpretedFunction:
+        elif type(thing) is module.InterpretedFunction:
             thing.rewrite()  # both of which every fork would do
-            interpreter()._patch_lang(thing.fn)
+            module._patch_lang(thing.fn)
     gc.freeze()
     return Loaded(session, functions)
 

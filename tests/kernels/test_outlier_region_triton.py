@@ -110,6 +110,9 @@ def test_everything_at_once(formulation):
     [
         ((1, 1), {}),
         ((1, 40), {}),
+        ((3, 300), SMALL),  # two tiles of columns
+        ((67, 5), SMALL),  # three tiles of rows
+        ((5, 70), {"inner": 7, "outer": 63}),
         ((9, 12), {"inner": (3, 1), "outer": (5, 33), "smooth": 0.1, "threshold": 4.5}),
     ],
 )

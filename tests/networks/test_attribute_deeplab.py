@@ -179,7 +179,7 @@ def test_without_timm_it_says_what_to_install(monkeypatch) -> None:
     program = "import sys; sys.modules['timm'] = None; from gliomaseg_layers.networks import *"
     subprocess.run([sys.executable, "-c", f"{program}; UNet.mini()"], check=True)
     monkeypatch.setitem(sys.modules, "timm", None)
-    expected = r"needs timm: pip install gliomaseg_layers\[networks\]"
+    expected = r"^AttributeDeepLab needs timm: pip install gliomaseg_layers\[networks\]$"
     with pytest.raises(ImportError, match=expected):
         AttributeDeepLab()
 
