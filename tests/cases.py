@@ -1,5 +1,6 @@
 """What the tests of the losses look at, and how they compare it with the references."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,14 @@ def random(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
+def as_read(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as a file gives them: their strings equal the library's, and are others."""
+    return {
+        name: json.loads(json.dumps(value)) if isinstance(value, str) else value
+        for name, value in settings.items()
+    }
+
+
 def check(
     function: Callable[..., Tensor],
     reference: Callable[..., tuple[Array, ...]],
@@ -83,7 +92,7 @@ def check(
     The upstream gradient is neither 1 nor constant nor laid out as the value is.
     """
     x = x.detach().requires_grad_()
-    value = function(x, *args, **settings)
+    value = function(x, *args, **as_read(settings))
     assert value.dtype == (F64 if x.dtype == F64 else F32)
     upstream = (7 * random(value.shape[::-1], seed=1) - 2).to(value.dtype)
     upstream = upstream.permute([*reversed(range(value.dim()))])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cases import F16, F32, F64, SMALL, case, every_formulation
+from cases import F16, F32, F64, SMALL, as_read, case, every_formulation
 from gliomaseg_layers.functional import _weighted_loss as choice
 from gliomaseg_layers.functional import outlier_region_loss
 from tolerances import TOLERANCES
@@ -29,7 +29,7 @@ def loss_on_gpu(**settings):
     with FakeTensorMode():
         logits = torch.empty(2, 3, 5, 70, dtype=F16, device="cuda")
         settings = {"mode": "multilabel", **SMALL, **settings}
-        return outlier_region_loss(logits, logits > 0, **settings)
+        return outlier_region_loss(logits, logits > 0, **as_read(settings))
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])
@@ -39,6 +39,8 @@ def test_a_captured_program_holds_the_kernels(formulation, reduction, launched):
     assert len(launched) == 1
     assert loss.shape == ((2, 3, 5, 70) if reduction == "none" else ())
     assert (loss.dtype, loss.device.type) == (F32, "cuda")
+    loss_on_gpu(formulation=formulation, reduction=reduction, backend="eager")
+    assert len(launched) == 1
 
 
 @needs_cuda_build
@@ -59,20 +61,18 @@ def test_where_the_kernels_cannot_run(owner, name, value, reason, launched, monk
 
 @needs_cuda_build
 @pytest.mark.parametrize(
-    ("name", "largest", "more"),
-    [
-        ("outer", choice.LARGEST_WINDOW, (7, choice.LARGEST_WINDOW + 2)),
-        ("levels", [0.5] * choice.MOST_LEVELS, [0.5] * (choice.MOST_LEVELS + 1)),
-    ],
+    ("name", "some", "most", "more"),
+    [("outer", 5, 63, (7, 65)), ("levels", [0.5], [0.5] * 8, [0.5] * 9)],
 )
-def test_limits_of_the_kernels(name, largest, more, launched, monkeypatch):
+def test_limits_of_the_kernels(name, some, most, more, launched, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    loss_on_gpu(backend="triton", reduction="none", **{name: largest})
-    assert len(launched) == 1
+    for served in (some, most):
+        loss_on_gpu(backend="triton", reduction="none", **{name: served})
+    assert len(launched) == 2
     loss_on_gpu(reduction="none", **{name: more})
     with pytest.raises(RuntimeError, match=r"`backend` 'triton' cannot run: it.* at most \d+ "):
         loss_on_gpu(backend="triton", **{name: more})
-    assert len(launched) == 1
+    assert len(launched) == 2
 
 
 def test_amds_capabilities_are_not_nvidias(launched, monkeypatch):

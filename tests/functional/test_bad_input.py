@@ -2,15 +2,15 @@
 
 import importlib.util
 import re
-import runpy
 from fractions import Fraction
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from torch.torch_version import TorchVersion
 
-from cases import SMALL
+from cases import SMALL, as_read
 from gliomaseg_layers import CompoundLoss, DiceLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import (
     _weighted_loss,
@@ -176,6 +176,7 @@ for call, name in [*((call, "input") for call in (*LOSSES, weight)), (density, "
             for d in (0, 1, 2, 3, 6)
         ),
         (call, (CLASSES,), {}, ValueError, name, "1 channel", "3"),
+        (call, (CLASSES[:, :0],), {}, ValueError, name, "1 channel", "0"),
         (call, (X,), MULTICLASS, ValueError, name, "2 or more", "1"),
     ]
 MASKS = [
@@ -286,7 +287,7 @@ def described(bad):
 def test_message(bad):
     call, args, settings, error, name, expected, got = bad
     with pytest.raises(error) as raised:
-        call(*args, **settings)
+        call(*args, **as_read(settings))
     message = str(raised.value)
     assert type(raised.value) is error
     assert f"`{name}`" in message
@@ -311,6 +312,21 @@ def test_good_settings_pass(call):
     call(inner=[3, 5], outer=(3, 7))
 
 
+def imported_anew():
+    """Return the module that chooses, as another process would import it."""
+    module = ModuleType(_weighted_loss.__name__)
+    _weighted_loss.__loader__.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, False), ("0", False), ("1", True)])
+def test_tritons_switch_is_read_as_triton_does(monkeypatch, value, expected):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert imported_anew().INTERPRETED is expected
+
+
 @pytest.mark.parametrize(
     ("version", "found", "reason"),
     [
@@ -323,7 +339,7 @@ def test_good_settings_pass(call):
 def test_kernels_are_left_to_a_triton_that_compiles_them(monkeypatch, version, found, reason):
     monkeypatch.setattr(torch, "__version__", TorchVersion(version))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found or None)
-    here = runpy.run_path(_weighted_loss.__file__)["NO_TRITON"]
+    here = imported_anew().NO_TRITON
     assert here == reason
     monkeypatch.setattr(_weighted_loss, "INTERPRETED", True)
     monkeypatch.setattr(_weighted_loss, "NO_TRITON", here or "nothing")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from cases import case, every_mode
+from cases import as_read, case, every_mode
 from gliomaseg_layers.functional import outlier_weight, remove_outlier_regions
 
 
@@ -63,7 +63,7 @@ def test_exactly_the_flagged_pixels_change_class(mode: str, channels: int) -> No
     settings = {"mode": mode, "inner": 3, "outer": 9}
     flagged = outlier_weight(probs, **settings) > 0
     assert flagged.any()
-    clean = remove_outlier_regions(probs, **settings)
+    clean = remove_outlier_regions(probs, **as_read(settings))
     if mode == "multiclass":
         torch.testing.assert_close(clean.sum(1), torch.ones_like(clean[:, 0]))
         assert torch.equal(clean.argmax(1) != probs.argmax(1), flagged)

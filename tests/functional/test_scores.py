@@ -148,3 +148,19 @@ def test_floating_class_indices_are_indices(channel):
     for loss in (outlier_region_loss, dice_loss):
         expected = loss(x, target, mode="multiclass", mask=mask)
         assert torch.equal(loss(x, floating, mode="multiclass", mask=mask), expected)
+        assert torch.equal(
+            loss(x, floating.nan_to_num(255.0), mode="multiclass", ignore_index=255), expected
+        )
+
+
+def test_a_tie_is_background():
+    x = torch.full((1, 2, 9, 9), 0.5)
+    target = torch.zeros(1, 9, 9, dtype=torch.long)
+    for given in ({}, {"from_logits": False}):
+        check_loss(x, target, mode="multiclass", levels=(0.5,), **given, **SMALL)
+
+
+def test_one_channel_of_multilabel_is_binary():
+    x, target = case((9, 11), "binary", 1)
+    losses = [outlier_region_loss(x, target, mode=mode) for mode in ("binary", "multilabel")]
+    assert torch.equal(*losses)

@@ -3,6 +3,7 @@
 TRITON_INTERPRET=1 runs them on CPU tensors; Triton reads it once, so they want their own process.
 """
 
+import math
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils import deterministic
 
 import references
-from cases import F16, F32, F64, SMALL, case, check, every_formulation, random
+from cases import F16, F32, F64, SMALL, as_read, case, check, every_formulation, random
 from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
 from gliomaseg_layers.functional import _weighted_loss as choice
 from gliomaseg_layers.functional import outlier_region_loss
@@ -27,7 +28,7 @@ if not (torch.cuda.is_available() or choice.INTERPRETED):
 DEVICE = "cpu" if choice.INTERPRETED else "cuda"
 MODES = [("binary", 1), ("multilabel", 2)]
 every_mode = pytest.mark.parametrize(("mode", "channels"), MODES)
-TRITON = {"backend": "triton"}
+TRITON = as_read({"backend": "triton"})
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +151,12 @@ def test_islands_near_one_half_and_full_windows(formulation):
     check_loss(x, (x > 9).float(), formulation=formulation, reduction="none", **SMALL)
 
 
+def test_a_count_that_equals_the_threshold():
+    x = torch.zeros(1, 1, 7, 7)  # probabilities of a half: a gap of 40 pixels holds 20
+    loss, _ = check_loss(x, x, formulation="paper", threshold=19.5, reduction="none", **SMALL)
+    assert loss[0, 0, 3, 3] < math.log(2)  # kept
+
+
 def test_cross_entropy_is_exact():
     """But for its last digits, which a comparison of whole losses would not see."""
     x = torch.linspace(-4, 4, 256).view(1, 1, 1, 256).requires_grad_()
@@ -263,6 +270,13 @@ def test_compound_loss(mode, channels, formulation, reduction):
     for name, term in terms.items():
         assert not term.requires_grad
         np.testing.assert_allclose(array(term.cpu()), expected[name], **TOLERANCES[F32])
+
+
+@every_formulation
+def test_more_images_than_are_added_up_at_once(formulation):
+    x, target = floats((1, 2), "multilabel", 2, batch=9)
+    settings = {"mode": "multilabel", "formulation": formulation, **SMALL}
+    check(fused_compound, references.compound_loss, x, target, **settings)
 
 
 @every_formulation

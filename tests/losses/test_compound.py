@@ -215,10 +215,17 @@ def test_weights_keep_their_precision():
         loss = cast(CompoundLoss(**WEIGHTS))
         assert {name: float(getattr(loss, name)) for name in WEIGHTS} == WEIGHTS
         assert torch.equal(loss(x, target), expected)
-    assert all(w.is_meta for w in CompoundLoss().to("meta").buffers())
+    assert all(w.is_meta for w in CompoundLoss(pos_weight=torch.ones(1)).to("meta").buffers())
     with torch.device("meta"):
         loss = torch.nn.Sequential(CompoundLoss(**WEIGHTS), torch.nn.BatchNorm2d(1))
     assert torch.equal(loss.to_empty(device="cpu")[0](x, target), expected)
+
+
+def test_weights_move_as_fp32():
+    """Apple's GPUs hold no float64."""
+    moved = []
+    CompoundLoss()._apply(lambda weight: moved.append(weight.dtype) or weight)
+    assert moved == [F32] * 3
 
 
 def test_a_move_that_fails_changes_nothing():

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cases import as_read
 from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
 
 COSINE = [(1 - math.cos(math.pi * t / 4)) / 2 for t in range(5)]
@@ -32,7 +33,7 @@ COSINE = [(1 - math.cos(math.pi * t / 4)) / 2 for t in range(5)]
 @pytest.mark.parametrize("name", ["alpha", "beta", "gamma"])
 def test_values(name, settings, expected):
     loss = CompoundLoss(7.0, 7.0, 7.0)
-    ramp = WeightRamp(loss, name, **settings)
+    ramp = WeightRamp(loss, name, **as_read(settings))
     for value in expected:
         assert ramp.last_value == pytest.approx(value, abs=1e-12)
         assert float(getattr(loss, name)) == ramp.last_value
