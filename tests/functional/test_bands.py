@@ -108,6 +108,19 @@ def test_a_room_is_zero_but_for_what_a_band_fills():
         assert sums.room(band, F64).line.sum() == 0
 
 
+@pytest.mark.parametrize(
+    "shapes",
+    [[(images, 10, 1) for images in range(1, 12)], [(1, length, 1) for length in range(1, 60)]],
+    ids=["images", "rows"],
+)
+def test_every_band_has_a_room_of_its_shape(shapes):
+    for images, length, width in shapes:
+        sums = WindowSums((length, width), (5, 1))
+        for band in bands((images, length, width), 2, 30 if images > 1 else 5):
+            count, around = (s.stop - s.start for s in (band.images, band.around))
+            assert sums.room(band, torch.int8).filled.shape == (count, around, width)
+
+
 def test_what_is_read_grows_with_the_logarithm_of_the_window():
     class Reads(TorchDispatchMode):
         calls = lines = 0

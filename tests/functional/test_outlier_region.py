@@ -72,6 +72,24 @@ def test_bands_do_not_show(formulation, spatial, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("inner", "outer"),
+    [((3, 3), (9, 9)), ((3, 1), (9, 1)), ((3, 1), (7, 1)), ((3, 1), (7, 5)), ((1, 1), (9, 3))],
+)
+@every_formulation
+def test_slopes_from_around_a_band(formulation, inner, outer, monkeypatch):
+    """Where as many pixels are flagged as can be, and rows end where the next begin."""
+    monkeypatch.setattr(outlier_region_cpu, "PIXELS", {"paper": 1, "others": 1})
+    x, target = case((20, 8), "binary", 1, batch=1)
+    check_loss(x, target, formulation=formulation, inner=inner, outer=outer, threshold=1000.0)
+
+
+@every_formulation
+def test_images_of_later_channels(formulation):
+    x, target = case((9, 11), "multilabel", 2, batch=3)
+    check_loss(x, target, mode="multilabel", formulation=formulation, **SMALL)
+
+
+@pytest.mark.parametrize(
     ("batch", "spatial", "settings"),
     [
         (2, (37, 41), {}),

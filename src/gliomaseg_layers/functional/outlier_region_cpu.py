@@ -372,7 +372,8 @@ class _ByDensity(_Search):
         others = gap_size - own_gap.where(is_white, gap_size - own_gap)
         below = others.clamp(min=0.0) + self.plan.smooth
         density = (near + self.plan.smooth) / below
-        by_wide = (density / below).where(others >= 0, 0.0) * by_white
+        # Where rounding has made `others` negative, all of the gap is certain: no slope reaches it.
+        by_wide = density / below * by_white
         slopes = [by_wide - by_white / below, -by_wide]
         place, _ = self.sums.places(own)
         return _Flagged(counts, place, spot // self.sums.plane, -density, slopes, spot)
@@ -415,9 +416,9 @@ class _Adjoint:
         found = []
         for window, to, slopes in self.parts:
             spots, added = to[low:high].reshape(-1) - start, slopes[low:high].reshape(-1)
-            if band.around != band.rows:
-                # What falls out of the room would lie beyond the windows of the piece's pixels.
-                inside = (spots >= 0) & (spots < room.line.numel())
+            if band.around.start < band.rows.start:
+                # What lies before the room is beyond the windows of the piece's pixels.
+                inside = spots >= 0
                 spots, added = spots[inside], added[inside]
             room.line.zero_().index_add_(0, spots, added)
             found.append(room.pixels(room.sums(window)[0]))
