@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 KILLED = ("killed", "timeout", "crash")
-EQUIVALENT = Path(__file__).parent / "equivalent_mutants.toml"
+KNOWN = Path(__file__).parent / "known_mutants.toml"
 REPORT = Path(__file__).parent / "results" / "mutants.json"
 COLUMNS = ("killed", "survived", "equivalent", "left")
 Record = dict[str, Any]
 
 
-def reasons() -> dict[tuple[str, str, str], str]:
-    """Read why a line, changed so, does the same as before."""
-    entries = tomllib.loads(EQUIVALENT.read_text())["equivalent"]
+def reasons(kind: str) -> dict[tuple[str, str, str], str]:
+    """Read why lines, changed so, are an "equivalent" of what they were or a "survivor"."""
+    entries = tomllib.loads(KNOWN.read_text())[kind]
     return {
         (entry["file"], entry["line"], became): entry["why"]
         for entry in entries
@@ -29,7 +29,7 @@ def report(records: Iterable[Record], left: Iterable[str], settings: Record) -> 
 
     A mutant that no test of the selection runs has survived.
     """
-    equivalent, survivors = reasons(), []
+    equivalent, why, survivors = reasons("equivalent"), reasons("survivor"), []
     files: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
         key = record["file"], record["was"], record["became"]
@@ -43,7 +43,8 @@ def report(records: Iterable[Record], left: Iterable[str], settings: Record) -> 
             continue
         else:
             found = "survived"
-            survivors.append({k: record[k] for k in ("file", "line", "was", "became", "outcome")})
+            kept = {k: record[k] for k in ("file", "line", "was", "became", "outcome")}
+            survivors.append(kept | {"why": why.get(key)})
         files[record["file"]][found] += 1
     for name in left:
         files[name]["left"] += 1
@@ -58,6 +59,6 @@ def report(records: Iterable[Record], left: Iterable[str], settings: Record) -> 
     REPORT.write_text(json.dumps(results, indent=1) + "\n")
     rows = [" | ".join(map(str, (name, *row.values()))) for name, row in table.items()]
     head = "file | killed | survived | equivalent | left | killed, %"
-    return "\n".join(
-        f"| {row} |" for row in [head, "--- | ---: | ---: | ---: | ---: | ---:", *rows]
-    )
+    lines = [f"| {row} |" for row in [head, "--- | ---: | ---: | ---: | ---: | ---:", *rows]]
+    unexplained = sum(survivor["why"] is None for survivor in survivors)
+    return "\n".join([*lines, "", f"{unexplained} survivors without a reason in {KNOWN.name}"])

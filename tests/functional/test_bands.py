@@ -71,6 +71,22 @@ def test_window_sums_match_reference(window):
                     assert got.dtype == (narrow if dtype == torch.int8 else dtype)
 
 
+@pytest.mark.parametrize("side", [35, 37, 181, 183])
+def test_sums_of_ones(side):
+    """Runs with one and two left over; as many as int16 holds, and more."""
+    whole = Band(slice(0, 1), slice(0, 40), slice(0, 40))
+    for dtype in (torch.int8, F32):
+        room = WindowSums((40, 3), (side, side)).room(whole, dtype)
+        room.filled.fill_(1)
+        [found] = room.sums((side, side))
+        rows = np.array(
+            [min(row + side // 2, 39) - max(row - side // 2, 0) + 1 for row in range(40)]
+        )
+        np.testing.assert_array_equal(array(room.pixels(found))[0], np.tile(3 * rows, (3, 1)).T)
+        if dtype == torch.int8:
+            assert found.dtype == (torch.int16 if side <= 181 else torch.int32)
+
+
 @pytest.mark.parametrize("spatial", [(9, 7), (5, 4, 6)])
 def test_where_spots_lie(spatial):
     """In a room and among all planes, of whole images and of some rows."""

@@ -81,6 +81,10 @@ def test_a_certain_class_gives_way_to_the_others() -> None:
     clean = remove_outlier_regions(probs, mode="multiclass")
     torch.testing.assert_close(clean[0, :, 26, 26], torch.tensor([0.5, 0.5, 0.0]))
     assert torch.equal(clean[..., 60:], probs[..., 60:])
+    probs[0, :, 26, 26] = torch.tensor([0.3, 0.0, 0.7])
+    clean = remove_outlier_regions(probs, mode="multiclass")[0, :, 26, 26]
+    torch.testing.assert_close(clean, torch.tensor([1.0, 0.0, 0.0]))
+    assert (clean >= 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -107,6 +107,11 @@ def test_any_size_is_the_padded_image_cropped(name: str, height: int, width: int
     torch.testing.assert_close(found, expected[..., :height, :width])
 
 
+def test_no_more_is_padded_than_must_be() -> None:
+    for side, expected in ((1, 8), (8, 8), (9, 12), (12, 12), (13, 16)):
+        assert pad(torch.zeros(1, 1, side, 20), 4).shape == (1, 1, expected, 20)
+
+
 def test_gradients_of_a_padded_image_are_laid_out_as_it_is() -> None:
     """As compiled programs expect; those of torch's own padding follow what comes from above."""
     image = torch.rand(2, 3, 9, 10, requires_grad=True)
