@@ -154,10 +154,12 @@ def test_floating_class_indices_are_indices(channel):
 
 
 def test_a_tie_is_background():
-    x = torch.full((1, 2, 9, 9), 0.5)
+    x = torch.tensor([0.75, 0.25]).view(1, 2, 1, 1).repeat(1, 1, 9, 9)
+    x[..., 4, 4] = 0.5  # of the other class it would be an island
     target = torch.zeros(1, 9, 9, dtype=torch.long)
     for given in ({}, {"from_logits": False}):
-        check_loss(x, target, mode="multiclass", levels=(0.5,), **given, **SMALL)
+        loss, _ = check_loss(x, target, mode="multiclass", levels=(0.5,), **given, **SMALL)
+        assert loss == check_loss(x, target, mode="multiclass", strength=0.0, **given, **SMALL)[0]
 
 
 def test_one_channel_of_multilabel_is_binary():
