@@ -138,6 +138,15 @@ def test_gradients_at_tiny_probabilities_fit_their_dtype(dtype):
         assert_finite(probabilities, mode, channels, formulation, dtype)
 
 
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_probabilities_of_halves_under_vmap(dtype):
+    x, target = random((3, 1, 1, 4, 5)).to(dtype), torch.ones(1, 1, 4, 5)
+    found = torch.func.vmap(lambda probs: outlier_region_loss(probs, target, **EXACT))(x)
+    torch.testing.assert_close(
+        found, torch.stack([outlier_region_loss(p, target, **EXACT) for p in x])
+    )
+
+
 def test_gradients_of_halves_saturate():
     x = torch.full((1, 1, 1, 1), 1e-5, dtype=F16, requires_grad=True)
     (grad,) = torch.autograd.grad(outlier_region_loss(x, torch.ones(1, 1, 1, 1), **EXACT), x)
