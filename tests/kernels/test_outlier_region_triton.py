@@ -19,6 +19,7 @@ from cases import F16, F32, F64, SMALL, as_read, case, check, every_formulation,
 from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
 from gliomaseg_layers.functional import _weighted_loss as choice
 from gliomaseg_layers.functional import outlier_region_loss
+from gliomaseg_layers.functional._operator import fused_backward
 from references import array
 from tolerances import TOLERANCES
 
@@ -135,6 +136,17 @@ def test_several_tiles_of_columns(formulation):
 
 
 @every_formulation
+def test_several_tiles_of_rows(formulation):
+    x, target = floats((66, 2), "binary", 1)
+    check_loss(x, target, formulation=formulation, inner=1, outer=3)
+
+
+def test_rows_of_many_words():
+    x, target = floats((1, 2145), "binary", 1, batch=2)
+    check_loss(x, target, formulation="suppress", inner=(1, 5), outer=(1, 63))
+
+
+@every_formulation
 def test_windows_as_wide_as_words(formulation):
     dots = (random((1, 1, 1, 100)) < 0.1).float()
     x = torch.cat([8 * dots - 4, 4 - 8 * dots])
@@ -239,6 +251,14 @@ def test_ignored_pixels(mode, channels, formulation, reduction):
     assert not grad.any()
 
 
+@every_formulation
+def test_a_mask_alone(formulation):
+    x, target = floats((4, 5), "binary", 1, batch=2)
+    mask = random((2, 4, 5)) > 0.2
+    settings = {"formulation": formulation, "inner": 1, "outer": 3, "threshold": 1000.0}
+    check_loss(x, target, mask=mask, **settings)
+
+
 @pytest.mark.parametrize("common", [True, False])
 @every_formulation
 def test_weights_of_channels(formulation, common):
@@ -274,8 +294,8 @@ def test_compound_loss(mode, channels, formulation, reduction):
 
 @every_formulation
 def test_more_images_than_are_added_up_at_once(formulation):
-    x, target = floats((1, 2), "multilabel", 2, batch=9)
-    settings = {"mode": "multilabel", "formulation": formulation, **SMALL}
+    x, target = floats((1, 3), "multilabel", 2, batch=9)
+    settings = {"mode": "multilabel", "formulation": formulation, "reduction": "sum", **SMALL}
     check(fused_compound, references.compound_loss, x, target, **settings)
 
 
@@ -398,7 +418,8 @@ def test_the_operator_is_the_definition(formulation, masked, reduction):
     torch.testing.assert_close(*gradients)
     with FakeTensorMode(allow_non_fake_inputs=True):
         faked = choice.fused_loss(*given)
-    for fake, real in zip(faked, found, strict=True):
+        gradient = fused_backward(upstream, *faked[2:], *given[:-3])
+    for fake, real in zip((*faked, gradient), (*found, given[0]), strict=True):
         assert isinstance(fake, FakeTensor)
         assert (fake.shape, fake.dtype, fake.device) == (real.shape, real.dtype, real.device)
 
