@@ -48,6 +48,18 @@ def test_trains_at_any_size(name: str, dims: int, batch: int) -> None:
 
 
 @every_module
+def test_every_parameter_can_be_reset(name: str, dims: int) -> None:
+    """As between folds: what has parameters of its own has ``reset_parameters``, as in torch."""
+    layer = make(name, dims)
+    for values in layer.parameters():
+        values.data.fill_(7)
+    for module in layer.modules():
+        if list(module.parameters(recurse=False)):
+            module.reset_parameters()
+    assert not [n for n, values in layer.named_parameters() if (values == 7).all()]
+
+
+@every_module
 def test_images_of_a_batch_do_not_meet(name: str, dims: int) -> None:
     layer = make(name, dims).eval()
     given = inputs(name, dims)

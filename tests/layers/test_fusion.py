@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from gliomaseg_layers import MultiScaleFusion
+from gliomaseg_layers import ChannelAttention, MultiScaleFusion, SpatialAttention
 from gliomaseg_layers.layers import _chunked_fusion
 from module_cases import every_dims, literal_fusion
 from peak_memory import peak_of_training_step
@@ -82,6 +82,22 @@ def test_the_planes_are_laid_out_for_a_quick_gradient(dims: int) -> None:
     layer.double()(x.double(), y.double())
     quick = [values.is_contiguous(memory_format=LAYOUTS[dims]) for values in planes]
     assert quick == [True, True, False]  # ours, the literal translation's, and not oneDNN's
+
+
+def test_other_attentions_in_the_place_of_its_own() -> None:
+    class Nowhere(SpatialAttention):
+        def logits(self, input: Tensor) -> Tensor:
+            return torch.full_like(input[:, :1], -9.0)
+
+    x, y = torch.randn(2, 2, 4, 6, 5)
+    for name, attention in (
+        ("channel_attention", ChannelAttention(4, 1, pool=("avg", "max"))),
+        ("channel_attention", ChannelAttention(4, 1, pool=("max",))),
+        ("spatial_attention", Nowhere()),
+    ):
+        fuse = MultiScaleFusion(4)
+        setattr(fuse, name, attention)
+        torch.testing.assert_close(fuse(x, y), literal_fusion(fuse, x, y))
 
 
 def test_equal_channels_share_no_gradient() -> None:

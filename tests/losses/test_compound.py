@@ -221,6 +221,18 @@ def test_weights_keep_their_precision():
     assert torch.equal(loss.to_empty(device="cpu")[0](x, target), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@every_formulation
+@pytest.mark.parametrize(("mode", "channels"), MODES[::2])
+def test_traced(mode, channels, formulation):
+    settings = {"mode": mode, "formulation": formulation, **SMALL}
+    traced = torch.jit.trace(CompoundLoss(**settings), case((9, 11), mode, channels))
+    x, target = case((13, 6), mode, channels, batch=3)
+    torch.testing.assert_close(traced(x, target), CompoundLoss(**settings)(x, target))
+
+
 def test_weights_move_as_fp32():
     """Apple's GPUs hold no float64."""
     moved = []

@@ -1,5 +1,6 @@
 """The torchmetrics classes: over batches, channels and processes; BraTS's score by hand."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from gliomaseg_layers.metrics import (
     LesionWiseDice,
@@ -45,6 +46,32 @@ def test_region_counts_are_the_sum_over_images(shape: tuple[int, ...]) -> None:
     }
     metric.reset()
     assert metric.images == metric.regions == 0
+
+
+def test_a_collection_keeps_metrics_of_other_settings_apart() -> None:
+    """Also where all are equal after the first batch, as they are after an empty image."""
+    empty, island = torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
+    island[..., 3:8, 3:8] = 0.7
+    metrics = {
+        "small": RegionCounts(9),
+        "large": RegionCounts(49),
+        "certain": RegionCounts(49, threshold=0.9),
+        "again": RegionCounts(49),
+        "lesions": LesionWiseDice(min_size=9),
+        "large lesions": LesionWiseDice(min_size=49),
+    }
+    collection = MetricCollection(copy.deepcopy(metrics))
+    for preds, target in ((empty, empty), (island, empty), (empty, island)):
+        collection.update(preds, target)
+        for metric in metrics.values():
+            metric.update(preds, target)
+    shared = [group for group in collection.compute_groups.values() if len(group) > 1]
+    assert [set(group) for group in shared] == [{"large", "again"}]
+    found = collection.compute()
+    for name, metric in metrics.items():
+        for key, expected in metric.compute().items():
+            assert found[f"{name}_{key}"] == expected, (name, key)
+    assert (found["small_noise"], found["large_noise"], found["certain_regions"]) == (0, 1, 0)
 
 
 def test_predictions_of_any_dtype() -> None:
@@ -165,7 +192,8 @@ def test_a_state_is_loaded_whole(make) -> None:
     assert again.metric_state == other.metric_state == metric.metric_state
     again.update(*data())
     assert again.images == 2 * metric.images
-    assert other.metric_state == metric.metric_state == state  # copies
+    assert other.metric_state == metric.metric_state  # copies
+    assert {name: metric.metric_state[name] for name in state} == state
     make().load_state_dict({})  # without persistent states there are none
 
 

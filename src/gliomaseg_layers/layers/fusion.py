@@ -33,7 +33,8 @@ class MultiScaleFusion(nn.Module):
     with the logits of :class:`ChannelAttention` and :class:`SpatialAttention`, and learned numbers
     :math:`p_1, p_2, p_3` (``shallow_weight``, ``deep_weight``, ``bias``; 0.5, 0.5 and 0 at first).
     It stands where a U-Net concatenates. Run eagerly it keeps x and y for backward, and no map
-    besides; second derivatives work. Compiled, exported and under ``torch.func`` it is the formula.
+    besides; second derivatives work. Compiled, exported, under ``torch.func`` and with other
+    attentions in the place of its own it is the formula.
 
     Cost of ``MultiScaleFusion(64)`` on 32 x 32: 682 parameters, 100,864 multiply-adds,
     receptive field the image.
@@ -88,9 +89,15 @@ class MultiScaleFusion(nn.Module):
         )
         self.channel_attention = ChannelAttention(channels, reduction, spatial_dims=spatial_dims)
         self.spatial_attention = SpatialAttention(kernel_size, spatial_dims=spatial_dims)
-        self.shallow_weight = nn.Parameter(torch.tensor(0.5))
-        self.deep_weight = nn.Parameter(torch.tensor(0.5))
-        self.bias = nn.Parameter(torch.tensor(0.0))
+        self.shallow_weight = nn.Parameter(torch.empty(()))
+        self.deep_weight = nn.Parameter(torch.empty(()))
+        self.bias = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin anew; the attentions are left to their own."""
+        for weight, value in ((self.shallow_weight, 0.5), (self.deep_weight, 0.5), (self.bias, 0)):
+            nn.init.constant_(weight, value)
         initialise(self.projection)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
@@ -104,7 +111,7 @@ class MultiScaleFusion(nn.Module):
             )
         # The 1 x 1 projection and the interpolation commute: the smaller grid is the cheaper one.
         deep = resize(self.projection(deep), shallow.shape[2:])
-        if not runs_eagerly():
+        if not (runs_eagerly() and self._has_its_own_attentions()):
             merged = self.shallow_weight * shallow + self.deep_weight * deep + self.bias
             logits = self.channel_attention.logits(merged) + self.spatial_attention.logits(merged)
             return merged + deep + logits.sigmoid() * (shallow - deep)
@@ -118,6 +125,15 @@ class MultiScaleFusion(nn.Module):
         pixel = self.spatial_attention.convolution(planes)
         out: Tensor = Choice.apply(x, y, channel.to(dtype), pixel.to(dtype), p1, p2, p3)
         return out
+
+    def _has_its_own_attentions(self) -> bool:
+        """Tell whether both attentions are what the two passes take them for."""
+        channel, pixel = self.channel_attention, self.spatial_attention
+        return (
+            type(channel) is ChannelAttention
+            and channel.pool == ("avg",)
+            and type(pixel) is SpatialAttention
+        )
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, deep_channels={self.deep_channels}"

@@ -9,7 +9,23 @@ from torchmetrics import Metric
 
 
 class Totals(Metric):
-    """A metric whose states are non-negative scalars; torchmetrics' own takes whatever it gets."""
+    """A metric whose totals are non-negative scalars; torchmetrics' own takes whatever it gets."""
+
+    def tell_apart(self, **settings: Any) -> None:
+        """Have an empty state whose name only equal settings have.
+
+        A MetricCollection updates but one of the metrics whose states are named alike and equal
+        after its first batch, as they are after an empty image whatever the settings.
+        """
+        self.add_state(f"{settings}", [], dist_reduce_fx=None)
+
+    def persistent(self, mode: bool = False) -> None:
+        """Choose whether a state dict has the totals."""
+        for name in self._totals():
+            self._persistent[name] = mode
+
+    def _totals(self) -> list[str]:
+        return [name for name, value in self._defaults.items() if isinstance(value, Tensor)]
 
     def _load_from_state_dict(
         self,
@@ -21,7 +37,7 @@ class Totals(Metric):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        given: dict[str, Any] = {name: state_dict.get(prefix + name) for name in self._defaults}
+        given: dict[str, Any] = {name: state_dict.get(prefix + name) for name in self._totals()}
         if any(prefix + name in state_dict for name in given):  # they are not, by default
             for name, total in given.items():
                 dtype = getattr(self, name).dtype

@@ -152,6 +152,7 @@ class LesionWiseDice(Totals):
         self.min_size = min_size
         self.spacing = spacing
         self.threshold = threshold
+        self.tell_apart(dilation=dilation, min_size=min_size, spacing=spacing, threshold=threshold)
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         for name in ("images", "found", "missed", "spurious"):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")

@@ -74,6 +74,7 @@ class RegionCounts(Totals):
         empty = np.zeros((1,) * (2 if np.asarray(spacing).size == 2 else 3))
         count_regions(empty, empty, **self.settings)  # a bad setting fails here
         self.threshold = threshold
+        self.tell_apart(**self.settings, threshold=threshold)
         for name in ("images", *RegionCount._fields):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 

@@ -146,7 +146,9 @@ class RegionSizes(NamedTuple):
         """Return the largest odd inner window that at most ``part`` of the regions fit, and 3 x it.
 
         Regions that fit the inner window count as noise, so the fewer true regions fit, the less
-        the loss disturbs: [WAN23] 4.1.3 chose 7 because hardly any did. The least is 3.
+        the loss disturbs: [WAN23] 4.1.3 chose 7 because hardly any did. The least is 3. The loss
+        goes by area: it takes thin regions for noise that are longer than the window and no larger
+        than it, ``areas <= inner**2``, which this does not count.
 
         Raises:
             ValueError: ``part`` is not at least 0 and below 1.

@@ -99,12 +99,18 @@ class AttributeDeepLab(nn.Module):
         if attributes:
             self.attribute_encoder = AttributeEncoder(attributes)
             channels, size = self.attribute_encoder.out_channels, self.attribute_encoder.out_size
-            self.unknown = nn.Parameter(torch.zeros(1, channels, *size))
+            self.unknown = nn.Parameter(torch.empty(1, channels, *size))
             deep += channels
         self.aspp = ASPP(deep, 256, [rate * 16 // output_stride for rate in (6, 12, 18)])
         self.shallow = convolve(shallow, 48, 1)
         self.decoder = convolve_twice(256 + 48, 256)
         self.head = nn.Conv2d(256, classes, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Forget what was learned for unknown attributes; all other parts have their own."""
+        if self.attribute_encoder is not None:
+            nn.init.zeros_(self.unknown)
 
     def forward(self, input: Tensor, attributes: Tensor | None = None) -> Tensor:
         check_features("input", input, self.in_channels, 2)
