@@ -85,6 +85,7 @@ BAD = [
     (box_sum, (X[0], 3), {}, ValueError, "input", "(N, C, H, W)", "(1, 6, 8)"),
     (box_sum, (X.to_sparse(), 3), {}, TypeError, "input", "strided", "torch.sparse_coo"),
     *((box_count, (s, 3), {}, TypeError, "spatial", "ints", str(s)) for s in (6, (6.0, 8), None)),
+    (box_count, ((torch.tensor(6), 8), 3), {}, TypeError, "spatial", "ints", "tensor(6)"),
 ]
 for call in WINDOWED:
     for w, e, said, got in BAD_WINDOWS:
