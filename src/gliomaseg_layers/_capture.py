@@ -6,10 +6,13 @@ import torch
 def runs_eagerly() -> bool:
     """Tell whether nobody captures or transforms the program: who does wants the plain formula."""
     return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or torch._C._are_functorch_transforms_active()
+        torch.compiler.is_compiling() or is_traced() or torch._C._are_functorch_transforms_active()
     )
+
+
+def is_traced() -> bool:
+    """Tell whether torch.jit traces the program: sizes are tensors then."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def is_watched() -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gliomaseg_layers._capture import is_transformed
+from gliomaseg_layers._capture import is_traced, is_transformed
 from gliomaseg_layers._checks import check_image, check_window
 
 __all__ = ["axis_count", "box_count", "box_sum"]
@@ -92,7 +92,10 @@ def box_count(
     """
     if not (
         isinstance(spatial, Sequence)
-        and all(isinstance(size, (Integral, torch.SymInt)) or _is_traced(size) for size in spatial)
+        and all(
+            isinstance(size, (Integral, torch.SymInt)) or (isinstance(size, Tensor) and is_traced())
+            for size in spatial
+        )
     ):
         raise TypeError(f"`spatial` must be a sequence of ints, got {spatial!r}")
     if len(spatial) not in (2, 3):
@@ -103,11 +106,6 @@ def box_count(
         inside = axis_count(size, side, device).to(dtype)
         count = count * inside.view([-1] + [1] * (len(spatial) - 1 - axis))
     return count
-
-
-def _is_traced(size: object) -> bool:
-    """Tell whether a size is a tensor because torch.jit traces the program."""
-    return isinstance(size, Tensor) and torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def axis_count(size: int, side: int, device: torch.device | str | None = None) -> Tensor:
