@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gliomaseg_layers.functional import outlier_region_loss
 from references import Array, array
 from tolerances import TOLERANCES
 
@@ -102,6 +104,27 @@ def check(
     np.testing.assert_allclose(array(value), expected[0], **TOLERANCES[value.dtype])
     np.testing.assert_allclose(array(grad), expected[1], **TOLERANCES[x.dtype])
     return value.detach(), grad
+
+
+def check_infinite_logits(x: Tensor, target: Tensor, **settings: Any) -> None:
+    """Look for torch's own cross-entropy of infinities, and for no trace in other images."""
+
+    def run(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = logits.clone().requires_grad_()
+        loss = outlier_region_loss(leaf, labels, reduction="sum", **settings)
+        return loss, torch.autograd.grad(loss, leaf)[0]
+
+    _, expected = run(x, target)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        for label in (0, 1) if value == torch.inf else (0,):
+            spoilt, labels = x.clone(), target.clone()
+            spoilt[1, 0, 3, 4], labels[1, 0, 3, 4] = value, label
+            loss, grad = run(spoilt, labels)
+            plain = F.binary_cross_entropy_with_logits(spoilt, labels.float(), reduction="sum")
+            assert not loss.isfinite()
+            assert loss.isnan() == plain.isnan()
+            assert loss.isnan() or loss == plain
+            assert torch.equal(grad[[0, 2]], expected[[0, 2]])
 
 
 def outside_of(valid: Array, x: Tensor) -> Tensor:

@@ -16,12 +16,13 @@ from cases import (
     NoHostSynchronisation,
     case,
     check,
+    check_infinite_logits,
     either_input,
     every_formulation,
     every_mode,
     random,
 )
-from gliomaseg_layers.functional import _bands, outlier_region_cpu, outlier_region_loss
+from gliomaseg_layers.functional import _bands, _pieces, outlier_region_loss
 from gliomaseg_layers.functional._bands import Memory
 from tolerances import TOLERANCES
 
@@ -65,7 +66,7 @@ def test_bands_do_not_show(formulation, spatial, monkeypatch):
     outside = {"mask": random((5, *spatial)) > 0.2, "ignore_index": 255}
     ignoring = target.masked_fill(random(target.shape, 3) > 0.9, 255)
     for pixels in (1, 100, 1000):
-        monkeypatch.setattr(outlier_region_cpu, "PIXELS", {"paper": pixels, "others": pixels})
+        monkeypatch.setattr(_pieces, "PIXELS", {"paper": pixels, "others": pixels})
         check_loss(x, target, **settings)
         check_loss(x, target, **settings | {"inner": 3, "outer": 9})  # made of the inner one's sums
         check_loss(x, ignoring, reduction="none", **settings, **outside)
@@ -78,9 +79,23 @@ def test_bands_do_not_show(formulation, spatial, monkeypatch):
 @every_formulation
 def test_slopes_from_around_a_band(formulation, inner, outer, monkeypatch):
     """Where as many pixels are flagged as can be, and rows end where the next begin."""
-    monkeypatch.setattr(outlier_region_cpu, "PIXELS", {"paper": 1, "others": 1})
+    monkeypatch.setattr(_pieces, "PIXELS", {"paper": 1, "others": 1})
     x, target = case((20, 8), "binary", 1, batch=1)
     check_loss(x, target, formulation=formulation, inner=inner, outer=outer, threshold=1000.0)
+
+
+@pytest.mark.parametrize("strength", [0.0, None])
+@every_formulation
+def test_infinite_logits_propagate_as_in_torch(formulation, strength):
+    """Into the loss of their own pixel, flagged or not."""
+    x, target = case((7, 9), "binary", 1, batch=3)
+    settings = {"formulation": formulation, "strength": strength, **SMALL}
+    check_infinite_logits(x, target, **settings)
+    x[1, 0, 3, 4], target[1, 0, 3, 4] = torch.inf, 0
+    for threshold in (0.0, 9.0):  # none is flagged, and a few are
+        loss = outlier_region_loss(x, target, reduction="none", threshold=threshold, **settings)
+        assert loss[1, 0, 3, 4] == torch.inf
+        assert loss.isfinite().sum() == loss.numel() - 1
 
 
 @every_formulation

@@ -1,11 +1,14 @@
 """Window sums band by band, in pieces of an image that stay in the processor's cache."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from gliomaseg_layers.functional.box_filter import axis_count
 
 Step = Callable[[], Tensor]
 
@@ -67,7 +70,7 @@ class Memory:
         """Return so many numbers, of any content."""
         held = self.held.get((name, dtype))
         if held is None or held.numel() < count:
-            held = self.held[name, dtype] = torch.empty(count, dtype=dtype)
+            held = self.held[name, dtype] = torch.empty(count, dtype=dtype, device="cpu")
         return held[:count]
 
 
@@ -89,6 +92,7 @@ class WindowSums:
         self.memory = Memory()
         self.rooms: dict[tuple[object, ...], Room] = {}
         self.last: dict[torch.dtype, Room] = {}
+        self.seen: list[Tensor] = []
 
     def room(self, band: Band, dtype: torch.dtype) -> "Room":
         """Return a room for a band, zero but for the part that it fills."""
@@ -102,6 +106,34 @@ class WindowSums:
             room.line.zero_()
             self.last[dtype] = room
         return room
+
+    def sizes(
+        self, band: Band, valid: Tensor | None, *windows: tuple[int, ...]
+    ) -> list[Tensor] | None:
+        """Return how many pixels of the image the windows hold, 0 around what is no pixel.
+
+        ``(1 or images, numbers of one)`` in lines like a room's ``own``, or None if they are those
+        of the last band. ``valid`` tells what is a pixel, with the rows around the band.
+        """
+        if valid is not None:
+            room = self.room(band, torch.int8)
+            room.filled.copy_(valid)
+            lines = []
+            for line in room.sums(*windows):
+                lines.append(torch.zeros(room.own.shape, dtype=torch.int32, device="cpu"))
+                torch.mul(room.pixels(line), valid[:, band.own], out=room.pixels(lines[-1]))
+            return [line.view(-1, room.strides[0]) for line in lines]
+        along = [list(map(_axis_sizes, self.spatial, window)) for window in windows]
+        rows = [first[band.rows] for first, *_ in along]
+        if self.seen and all(map(torch.equal, rows, self.seen)):  # as of most bands
+            return None
+        self.seen, found = rows, []
+        for first, (_, *rest) in zip(rows, along, strict=True):
+            size = torch.ones(1, dtype=torch.int32, device="cpu")
+            for count, margin in zip([first, *rest], self.margins, strict=True):
+                size = size.unsqueeze(-1) * F.pad(count, (0, margin))
+            found.append(size.view(1, -1))
+        return found
 
     def first(self, plane: int, row: int) -> int:
         """Return where a row of a plane begins."""
@@ -160,8 +192,9 @@ class Room:
         self.plans: dict[tuple[tuple[int, ...], ...], tuple[list[Step], list[Tensor]]] = {}
 
     def pixels(self, line: Tensor) -> Tensor:
-        """Return the band's own pixels of a line like ``own``, as an image."""
-        return line.as_strided([self.shape[0], *self.lengths], self.strides, line.storage_offset())
+        """Return the band's own pixels of a line like ``own``, or of one image's part of it."""
+        shape = [line.numel() // self.strides[0], *self.lengths]
+        return line.as_strided(shape, self.strides, line.storage_offset())
 
     def sums(self, *windows: tuple[int, ...]) -> list[Tensor]:
         """Sum windows around every place of ``own``, until the next such sum.
@@ -244,3 +277,16 @@ class Room:
 def are_multiples(window: Sequence[int], part: Sequence[int]) -> bool:
     """Return whether a window can be put together from such parts."""
     return all(side % length == 0 for side, length in zip(window, part, strict=True))
+
+
+def places_of_few(line: Tensor) -> Tensor:
+    """Return where a line of whole words of 8 bytes is not 0, as few of it are."""
+    run = 8 // line.element_size()  # most words are 0
+    places = (line.view(torch.int64).nonzero() * run + torch.arange(run, device="cpu")).view(-1)
+    return places.masked_select(line.index_select(0, places) != 0)
+
+
+@lru_cache(maxsize=64)
+def _axis_sizes(length: int, side: int) -> Tensor:
+    """Count the pixels in the window around each pixel of one axis; read, and not written to."""
+    return axis_count(length, side, "cpu").int()

@@ -27,7 +27,7 @@ class Totals:
     """
 
     def __init__(self, planes: int) -> None:
-        self.table = torch.zeros(7, planes, dtype=torch.float64)
+        self.table = torch.zeros(7, planes, dtype=torch.float64, device="cpu")
         self.cross_entropy, self.term, self.weight = self.table[:3]
         self.probs, self.overlap, self.target, self.pixels = self.table[3:]
 
@@ -47,7 +47,7 @@ class Totals:
         dice, by_probs, by_overlap = self._dice(plan)
         loss = alpha * cross_entropy + beta * dice + gamma * term
         slopes = (
-            torch.as_tensor(alpha / count),
+            torch.as_tensor(alpha / count, device="cpu"),
             gamma * strength / count,
             beta * by_probs,
             beta * by_overlap,
