@@ -41,19 +41,27 @@ def build(name: str, channels: int) -> Callable[[Tensor, Tensor], Tensor]:
     return torch.compile(function, fullgraph=True) if "compiled" in name else function
 
 
-def maps(*shape: int) -> tuple[list[Tensor], Tensor]:
+def maps(*shape: int, channels_last: bool = False) -> tuple[list[Tensor], Tensor]:
     generator = torch.Generator().manual_seed(23)
-    first, second, upstream = torch.randn(3, *shape, generator=generator)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    first, second, upstream = (
+        values.contiguous(memory_format=layout)
+        for values in torch.randn(3, *shape, generator=generator)
+    )
     return [first.requires_grad_(), second.requires_grad_()], upstream
 
 
 @pytest.mark.parametrize("name", RIVALS)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-@pytest.mark.parametrize("after", ["", ", then a 3x3 conv"], ids=["alone", "with 3x3 conv"])
-def test_forward_and_backward(benchmark, name: str, shape: tuple[int, ...], after: str) -> None:
-    given, upstream = maps(*shape)
+@pytest.mark.parametrize(
+    "how",
+    ["", ", channels_last", ", then a 3x3 conv"],
+    ids=["alone", "channels_last", "with 3x3 conv"],
+)
+def test_forward_and_backward(benchmark, name: str, shape: tuple[int, ...], how: str) -> None:
+    given, upstream = maps(*shape, channels_last="channels_last" in how)
     fuse, replaced = build(name, shape[1]), build(RIVALS[0], shape[1])
-    follow = nn.Conv2d(shape[1], shape[1], 3, padding=1) if after else nn.Identity()
+    follow = nn.Conv2d(shape[1], shape[1], 3, padding=1) if "conv" in how else nn.Identity()
     if name == "literal translation":
         torch.testing.assert_close(
             fuse(*given), build("MultiScaleFusion", shape[1])(*given), rtol=1e-4, atol=1e-4
@@ -64,8 +72,8 @@ def test_forward_and_backward(benchmark, name: str, shape: tuple[int, ...], afte
             values.grad = None
         follow(function(*given)).backward(upstream)
 
-    benchmark.group = f"fusion{after}, forward and backward, {'x'.join(map(str, shape))}"
-    if not after and "compiled" not in name:
+    benchmark.group = f"fusion{how}, forward and backward, {'x'.join(map(str, shape))}"
+    if not how and "compiled" not in name:
         peak = peak_of_training_step(fuse, given, upstream)
         benchmark.extra_info["peak, maps"] = peak / upstream.nbytes
     if benchmark.enabled:

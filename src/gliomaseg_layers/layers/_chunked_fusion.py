@@ -58,13 +58,19 @@ def pieces(maps: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 def largest_channel(maps: Tensor) -> Tensor:
     """Return which channel of ``(N, C, pixels)`` is largest, as ``(N, 1, pixels)``."""
-    if not (maps.is_cpu and maps.is_contiguous()):
+    if not maps.is_cpu:
         return maps.max(1, True).indices
     # A max pool over the rows of an image whose channels are our pixels finds the same in a fifth
     # of the time: it takes many pixels at once.
-    rows = maps.unsqueeze(2).permute(0, 3, 1, 2)
+    rows = maps.contiguous().unsqueeze(2).permute(0, 3, 1, 2)
     indices = F.max_pool2d(rows, (maps.shape[1], 1), return_indices=True)[1]
     return indices.flatten(1).unsqueeze(1)
+
+
+def as_lines(*maps: Tensor) -> list[Tensor]:
+    """Return all numbers of each, in the order in which the last has them in memory."""
+    turned = maps[-1].stride(1) == 1  # channels_last
+    return [(values.mT if turned else values).reshape(-1) for values in maps]
 
 
 def computed(operation: Callable[..., Tensor], *given: Tensor, out: Tensor) -> Tensor:
@@ -196,8 +202,8 @@ class Choice(torch.autograd.Function):
             if needed[1]:
                 store(of_y, torch.mul, up, computed(torch.sub, both, gate, out=gate))
             if any(needed[4:]):
-                line = up.reshape(-1)
-                dots = line.dot(x.reshape(-1)), line.dot(y.reshape(-1))
+                line, *lines = as_lines(up, x, y)
+                dots = [line.dot(other) for other in lines]
                 sums.append(
                     torch.stack([*(value.to(wide) for value in dots), line.sum(dtype=wide)])
                 )
