@@ -98,6 +98,21 @@ def test_infinite_logits_propagate_as_in_torch(formulation, strength):
         assert loss.isfinite().sum() == loss.numel() - 1
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@every_formulation
+def test_the_default_device_does_not_matter(formulation, reduction):
+    def run(x, target):
+        x = x.clone().requires_grad_()
+        loss = outlier_region_loss(x, target, formulation=formulation, reduction=reduction, **SMALL)
+        return loss, torch.autograd.grad(loss.sum(), x)[0]
+
+    x, target = case((9, 11), "binary", 1)
+    expected = run(x, target)
+    with torch.device("meta"):  # as under torch.set_default_device("cuda")
+        assert all(map(torch.equal, run(x, target), expected))
+        assert run(x[:0], target[:0])[1].shape == (0, 1, 9, 11)
+
+
 @every_formulation
 def test_images_of_later_channels(formulation):
     x, target = case((9, 11), "multilabel", 2, batch=3)
