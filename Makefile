@@ -128,7 +128,7 @@ $(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(COPIED) $(SOURCES)
 	$(SPHINX) -b coverage docs/api/_build/coverage
 	touch $@
 
-$(DRAWN): $(READY) docs/figures.py docs/diagrams.py docs/network_drawings.py $(wildcard src/gliomaseg_layers/networks/*.py) $(wildcard src/gliomaseg_layers/functional/*.py) $(wildcard benchmarks/results/xeon*.json)
+$(DRAWN): $(READY) docs/figures.py docs/diagrams.py docs/network_drawings.py $(wildcard src/gliomaseg_layers/networks/*.py) $(wildcard src/gliomaseg_layers/functional/*.py) $(wildcard benchmarks/results/epyc*.json)
 	PYTHONPATH=examples $(BIN)/python docs/figures.py $(@D)
 	touch $@
 
