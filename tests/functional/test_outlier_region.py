@@ -98,6 +98,14 @@ def test_infinite_logits_propagate_as_in_torch(formulation, strength):
         assert loss.isfinite().sum() == loss.numel() - 1
 
 
+@every_formulation
+def test_logits_between_the_classes(formulation):
+    """Of 0, whose class is 0."""
+    x, target = case((9, 11), "binary", 1)
+    x = torch.where(random(x.shape) < 0.1, 0.0, x.abs())
+    check_loss(x, target, formulation=formulation, levels=(0.5,), **SMALL)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @every_formulation
 def test_the_default_device_does_not_matter(formulation, reduction):

@@ -62,6 +62,18 @@ def test_matches_reference(mode, channels, formulation, from_logits, reduction):
         np.testing.assert_allclose(array(term), parts[name], **TOLERANCES[F64])
 
 
+@pytest.mark.parametrize("formulation", ["balanced", "suppress"])
+def test_an_infinite_logit_leaves_the_terms_of_other_images(formulation):
+    x, target = case((7, 9), "binary", 1, batch=3)
+    criterion = CompoundLoss(formulation=formulation, reduction="sum", **SMALL)
+    others = torch.tensor([0, 2])
+    _, expected = criterion(x[others], target[others], return_terms=True)
+    x[1, 0, 3, 4], target[1, 0, 3, 4] = torch.inf, 0
+    _, terms = criterion(x, target, return_terms=True)
+    torch.testing.assert_close(terms["outlier"], expected["outlier"], **TOLERANCES[F64])
+    assert terms["ce"] == torch.inf
+
+
 @either_input
 @every_formulation
 @every_mode

@@ -73,6 +73,13 @@ class Memory:
             held = self.held[name, dtype] = torch.empty(count, dtype=dtype, device="cpu")
         return held[:count]
 
+    def words(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
+        """Return so many numbers in whole words of 8 bytes: what lies behind them is 0."""
+        run = 8 // dtype.itemsize
+        line = self.take(name, -(-count // run) * run, dtype)
+        line[count:] = 0
+        return line
+
 
 class WindowSums:
     """Rooms to sum the windows of bands in.
@@ -83,7 +90,6 @@ class WindowSums:
 
     def __init__(self, spatial: Sequence[int], largest: Sequence[int]) -> None:
         self.margins = [side // 2 for side in largest]
-        self.margins[-1] += -(spatial[-1] + self.margins[-1]) % 8  # so that rows are whole words
         self.spatial = tuple(spatial)
         padded = list(map(sum, zip(spatial, self.margins, strict=True)))
         self.plane, *self.strides = (

@@ -140,7 +140,7 @@ class ByCount:
     def _others(self, piece: Piece, log_odds: float) -> Tensor:
         """Count the other class's pixels around each pixel, and 0 where they are too few.
 
-        A line of whole words, with zeros behind the pixels.
+        In a line of whole words.
         """
         room, take = self.sums.room(piece.band, torch.int8), self.sums.memory.take
         # Comparing into the dtype that is compared is several times faster than into booleans.
@@ -151,9 +151,9 @@ class ByCount:
         count = room.pixels(room.sums(self.plan.outer)[0])
         self.size, self.least = self.size.to(count.dtype), self.least.to(count.dtype)
         pixels = count.numel()
-        line, own = (take(name, pixels + -pixels % 8, count.dtype) for name in ("runs 0", "runs 1"))
-        line[pixels:] = 0
-        others, own = line[:pixels].view_as(count), own[:pixels].view_as(count)
+        line = self.sums.memory.words("runs 0", pixels, count.dtype)
+        others = line[:pixels].view_as(count)
+        own = take("runs 1", pixels, count.dtype).view_as(count)
         own.copy_(room.pixels(room.own))
         # Of the n pixels J are white: others are n - J around a white one, J around a black one.
         torch.sub(self.size, count, alpha=2, out=others)

@@ -62,12 +62,12 @@ class ByDensity:
         # Half of what the gap has more of the other colour than of white, then of the pixel's own
         # than of the other.
         excess = torch.sub(near, wide, out=take("runs 1", near.numel(), dtype))
-        excess.view(-1, self.half.shape[1]).add_(self.half)
+        shape = -1, self.half.shape[1]
+        excess.view(shape).add_(self.half)
         excess.addcmul_(white, excess, value=-2)
         # Comparing into the dtype that is compared is several times faster than into booleans.
-        flags = take("runs 0", near.numel(), dtype)
-        lines = (line.view(-1, self.bound.shape[1]) for line in (excess, flags))
-        torch.le(next(lines), self.bound, out=next(lines))
+        flags = self.sums.memory.words("runs 0", near.numel(), dtype)
+        torch.le(excess.view(shape), self.bound, out=flags[: near.numel()].view(shape))
         spot = places_of_few(flags)
         values = [line.index_select(0, spot) for line in (white, near, wide)]
         of_image = spot.remainder(self.half.numel())  # as all images have the same sizes, or not
