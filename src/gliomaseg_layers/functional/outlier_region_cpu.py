@@ -31,7 +31,7 @@ def forward(
     is_map = plan.reduction == "none"
     loss_map = torch.empty(maps.logits.shape if is_map else 0, dtype=dtype, device="cpu")
     totals = Totals(planes)
-    term = (ByDensity if plan.formulation == "paper" else ByCount)(planes, spatial, plan, dtype)
+    term = (ByDensity if plan.formulation == "paper" else _ByCount)(planes, spatial, plan, dtype)
     for piece in pieces(maps, plan, around=True):
         cross_entropy = piece.cross_entropy()
         term.look_at(piece, cross_entropy, totals)
@@ -91,7 +91,7 @@ def backward(
     return result
 
 
-class ByCount:
+class _ByCount:
     """The terms of how many pixels K of a window's n are of another class than its own pixel.
 
     A pixel weighs K / n, on the average of the levels, where K is at least n - min(S, n / 2). Kept
