@@ -22,16 +22,14 @@ __all__ = ["backward", "forward"]
 
 def forward(
     maps: Maps, plan: Plan, weights: Sequence[float | Tensor]
-) -> tuple[Tensor, Tensor, tuple[Slopes, "Tensor | Flagged"]]:
+) -> tuple[Tensor, Tensor, tuple[Slopes, Tensor | Flagged]]:
     """Return the loss, a scalar or a map, with its terms, and what backward needs."""
-    batch, channels, *spatial = maps.logits.shape
-    plan = plan.within(spatial)
-    planes = batch * channels
-    dtype = arithmetic_dtype(maps.logits)
+    shape, dtype = maps.logits.shape, arithmetic_dtype(maps.logits)
+    plan = plan.within(shape[2:])
     is_map = plan.reduction == "none"
-    loss_map = torch.empty(maps.logits.shape if is_map else 0, dtype=dtype, device="cpu")
-    totals = Totals(planes)
-    term = (ByDensity if plan.formulation == "paper" else _ByCount)(planes, spatial, plan, dtype)
+    loss_map = torch.empty(shape if is_map else 0, dtype=dtype, device="cpu")
+    totals = Totals(shape[:2].numel())
+    term = (ByDensity if plan.formulation == "paper" else _ByCount)(shape, plan, dtype)
     for piece in pieces(maps, plan, around=True):
         cross_entropy = piece.cross_entropy()
         term.look_at(piece, cross_entropy, totals)
@@ -47,9 +45,7 @@ def forward(
     return loss, terms, (slopes, kept)
 
 
-def backward(
-    grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, "Tensor | Flagged"]
-) -> Tensor:
+def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, Tensor | Flagged]) -> Tensor:
     """Return the gradient of the loss by the logits."""
     slopes, found = kept
     plan = plan.within(maps.logits.shape[2:])
@@ -98,9 +94,9 @@ class _ByCount:
     are the weights of all planes, or for "penalty" the derivatives of the term by the logits.
     """
 
-    def __init__(self, planes: int, spatial: Sequence[int], plan: Plan, dtype: torch.dtype) -> None:
-        self.plan, self.dtype, self.sums = plan, dtype, WindowSums(spatial, plan.outer)
-        self.kept = torch.empty(planes, *spatial, dtype=dtype, device="cpu")
+    def __init__(self, shape: torch.Size, plan: Plan, dtype: torch.dtype) -> None:
+        self.plan, self.dtype, self.sums = plan, dtype, WindowSums(shape[2:], plan.outer)
+        self.kept = torch.empty(shape[:2].numel(), *shape[2:], dtype=dtype, device="cpu")
         self.terms: list[Tensor] = []
 
     def look_at(self, piece: Piece, cross_entropy: Tensor, totals: Totals) -> None:

@@ -37,8 +37,8 @@ class Flagged(NamedTuple):
 class ByDensity:
     """Finds the pixels whose class the paper's mask keeps, with -D and its slopes by its counts."""
 
-    def __init__(self, planes: int, spatial: Sequence[int], plan: Plan, dtype: torch.dtype) -> None:
-        self.plan, self.dtype, self.sums = plan, dtype, WindowSums(spatial, plan.outer)
+    def __init__(self, shape: torch.Size, plan: Plan, dtype: torch.dtype) -> None:
+        self.plan, self.dtype, self.sums = plan, dtype, WindowSums(shape[2:], plan.outer)
         self.found: list[tuple[Tensor, ...]] = []
 
     def look_at(self, piece: Piece, cross_entropy: Tensor, totals: Totals) -> None:
