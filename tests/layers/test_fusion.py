@@ -236,3 +236,14 @@ def test_peak_memory_of_a_training_step(shape: tuple[int, ...]) -> None:
     theirs = peak_of_training_step(lambda x, y: literal_fusion(layer, x, y), given, upstream)
     assert theirs > 7 * upstream.nbytes  # merged, gate, what their products keep, the output
     assert ours <= 0.7 * theirs
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_elsewhere_than_on_a_cpu(layout):
+    """Meta tensors stand for a GPU's."""
+    fuse = MultiScaleFusion(8).to("meta")
+    maps = torch.empty(2, 8, 5, 6, device="meta").to(memory_format=layout).requires_grad_()
+    out = fuse(maps, maps)
+    out.sum().backward()
+    assert out.shape == maps.grad.shape == maps.shape
+    assert out.is_contiguous(memory_format=layout)
