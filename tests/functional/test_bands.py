@@ -97,10 +97,10 @@ def test_where_spots_lie(spatial):
         around = slice(max(rows.start - 3, 0), min(rows.stop + 3, spatial[0]))
         room = sums.room(Band(images, rows, around), F32)
         spots = room.pixels(torch.arange(room.own.numel())).flatten()
-        place, image = sums.places(spots)
+        place = sums.places(spots)
         assert torch.equal(place, torch.arange(len(spots)))
         count = (rows.stop - rows.start) * pixels // spatial[0]
-        assert torch.equal(image, torch.arange(images.stop - images.start).repeat_interleave(count))
+        image = torch.arange(images.stop - images.start).repeat_interleave(count)
         first = sums.first(images.start, rows.start)
         assert torch.equal((spots + first) // sums.plane, image + images.start)
         of_planes[spots + first] = images.start * pixels + rows.start * pixels // spatial[0] + place

@@ -145,17 +145,14 @@ class WindowSums:
         """Return where a row of a plane begins."""
         return plane * self.plane + row * self.strides[0]
 
-    def places(self, spots: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where in a band, as a line of pixels alone, spots in its room's ``own`` lie.
-
-        And in which of its images.
-        """
-        run, image = 1, spots
+    def places(self, spots: Tensor) -> Tensor:
+        """Return where in a band, as a line of pixels alone, spots in its room's ``own`` lie."""
+        run = 1
         for length, margin in zip(reversed(self.spatial), reversed(self.margins), strict=True):
-            image = spots // (run * (length + margin))
-            spots = spots - image * (run * margin)
+            before = spots // (run * (length + margin))
+            spots = spots - before * (run * margin)
             run *= length
-        return spots, image
+        return spots
 
 
 class Room:

@@ -104,7 +104,7 @@ class ByDensity:
         """Add what was found, with reduction "none"."""
         _, own, _, plane, term, *_ = self.flagged
         added = term * slopes.term.index_select(0, plane)
-        places, _ = self.sums.places(own)
+        places = self.sums.places(own)
         split = (torch.split(values, self.flagged.counts) for values in (places, added))
         for cut, place, extra in zip(cuts(loss_map.shape, self.plan), *split, strict=True):
             part = cut.of(loss_map)
@@ -121,7 +121,7 @@ class Adjoint:
         self.sums, self.spot = WindowSums(shape[2:], plan.outer), flagged.spot
         factor = slopes.term.index_select(0, flagged.plane)
         if grad.dim():
-            places = torch.split(self.sums.places(flagged.own)[0], flagged.counts)
+            places = torch.split(self.sums.places(flagged.own), flagged.counts)
             pairs = zip(cuts(shape, plan), places, strict=True)
             factor *= torch.cat([cut.of(grad).reshape(-1)[place] for cut, place in pairs])
         near, gap = flagged.near * factor, flagged.gap * factor
