@@ -87,29 +87,42 @@ def test_sums_of_ones(side):
             assert found.dtype == (torch.int16 if side <= 181 else torch.int32)
 
 
-@pytest.mark.parametrize("spatial", [(9, 7), (5, 4, 6)])
-def test_where_spots_lie(spatial):
-    """In a room and among all planes, of whole images and of some rows."""
-    sums = WindowSums(spatial, [7] * len(spatial))
-    pixels = math.prod(spatial)
-    of_planes = torch.empty(5 * sums.plane, dtype=torch.long)
-    for images, rows in ((slice(1, 4), slice(0, spatial[0])), (slice(2, 3), slice(2, 4))):
-        around = slice(max(rows.start - 3, 0), min(rows.stop + 3, spatial[0]))
-        room = sums.room(Band(images, rows, around), F32)
-        spots = room.pixels(torch.arange(room.own.numel())).flatten()
-        place = sums.places(spots)
-        assert torch.equal(place, torch.arange(len(spots)))
-        count = (rows.stop - rows.start) * pixels // spatial[0]
-        image = torch.arange(images.stop - images.start).repeat_interleave(count)
-        first = sums.first(images.start, rows.start)
-        assert torch.equal((spots + first) // sums.plane, image + images.start)
-        of_planes[spots + first] = images.start * pixels + rows.start * pixels // spatial[0] + place
-    assert torch.equal(
-        of_planes.as_strided(
-            (3, *spatial), (sums.plane, *sums.strides), sums.first(1, 0)
-        ).flatten(),
-        torch.arange(pixels, 4 * pixels),
+PAIRS = [((1, 1), (1, 1)), ((3, 3), (9, 9)), ((3, 5), (7, 5)), ((5, 1), (15, 3)), ((3, 3), (27, 9))]
+PAIRS += [((1, 3, 5), (3, 3, 15)), ((3, 1, 1), (5, 7, 1))]
+
+
+@pytest.mark.parametrize("windows", PAIRS)
+def test_lines_of_all_planes_hold_the_rooms_of_bands(windows):
+    """Two maps, of which the adjoint adds the sums over two windows; and they stay as they are."""
+    inner, outer = windows
+    spatial = (20, 9) if len(inner) == 2 else (9, 6, 5)
+    sums, maps = WindowSums(spatial, outer), random((2, 5, *spatial))
+    lines = sums.lines(2, 5, F64)
+    whole = [slice(0, 2), slice(2, 5)]
+    radius, length = outer[0] // 2, spatial[0]
+    found = [
+        Band(images, slice(a, b), slice(max(a - radius, 0), min(b + radius, length)))
+        for images in (*whole, slice(1, 2))
+        for a, b in ([(0, length)] if images in whole else [(0, 3), (3, 7), (7, length)])
+    ]
+    for band in found:
+        room = sums.room(band, F64)
+        for line, values in zip(
+            sums.part(lines, band.images.start, band.rows.start, room), maps, strict=True
+        ):
+            part = line[room.front :][: len(room.own)].zero_()
+            room.pixels(part).copy_(band.of(values))
+    before = lines.clone()
+    expected = sum(
+        references.box_sum(values.unsqueeze(1), window)[:, 0]
+        for values, window in zip(maps, windows, strict=True)
     )
+    for band in found:
+        room = sums.room(band, F64)
+        near, wide = sums.part(lines, band.images.start, band.rows.start, room)
+        total = room.pixels(room.adjoint(windows, near, wide))
+        np.testing.assert_allclose(array(total), band.of(expected), rtol=1e-12)
+    assert torch.equal(lines, before)
 
 
 def test_a_room_is_zero_but_for_what_a_band_fills():
@@ -157,8 +170,9 @@ def test_what_is_read_grows_with_the_logarithm_of_the_window():
 
     assert reads(F32, (1, 1)) == (0, 0)
     assert reads(F32, (7, 7)) == (2, 14)
-    assert reads(F32, (7, 7), (21, 21)) == (4, 20)  # three of the first make one of the second
-    assert reads(F32, (7, 7), (31, 1)) == (3, 45)
+    assert reads(F32, (7, 7), (21, 21)) == (6, 22)  # three of the first make one of the second
+    assert reads(F32, (7, 7), (21, 1)) == (3, 35)
+    assert reads(F32, (7, 7), (31, 1)) == (6, 30)
     assert reads(torch.int8, (21, 21)) == (4, 21 + 2 + 2 + 7)
     for dtype in (torch.int8, F32):
         for side in range(3, 2000, 62):

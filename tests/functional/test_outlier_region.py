@@ -66,7 +66,7 @@ def test_bands_do_not_show(formulation, spatial, monkeypatch):
     outside = {"mask": random((5, *spatial)) > 0.2, "ignore_index": 255}
     ignoring = target.masked_fill(random(target.shape, 3) > 0.9, 255)
     for pixels in (1, 100, 1000):
-        monkeypatch.setattr(_pieces, "PIXELS", {"paper": pixels, "others": pixels})
+        monkeypatch.setattr(_pieces, "PIXELS", pixels)
         check_loss(x, target, **settings)
         check_loss(x, target, **settings | {"inner": 3, "outer": 9})  # made of the inner one's sums
         check_loss(x, ignoring, reduction="none", **settings, **outside)
@@ -79,7 +79,7 @@ def test_bands_do_not_show(formulation, spatial, monkeypatch):
 @every_formulation
 def test_slopes_from_around_a_band(formulation, inner, outer, monkeypatch):
     """Where as many pixels are flagged as can be, and rows end where the next begin."""
-    monkeypatch.setattr(_pieces, "PIXELS", {"paper": 1, "others": 1})
+    monkeypatch.setattr(_pieces, "PIXELS", 1)
     x, target = case((20, 8), "binary", 1, batch=1)
     check_loss(x, target, formulation=formulation, inner=inner, outer=outer, threshold=1000.0)
 

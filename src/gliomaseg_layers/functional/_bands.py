@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
+from operator import mul
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,14 @@ from gliomaseg_layers.functional.box_filter import axis_count
 Step = Callable[[], Tensor]
 
 # So many numbers are summed at once, by whether they are apart and whether they are floats: torch
-# reads and writes the line once for all of them, but neighbours it takes one by one.
-AT_ONCE = {(True, True): 31, (True, False): 31, (False, True): 7, (False, False): 0}
+# reads and writes the line once for all of them, but neighbours it takes one by one. Of three
+# floats two additions are quicker.
+AT_ONCE = {
+    (True, True): range(5, 22),
+    (True, False): range(3, 32),
+    (False, True): range(5, 8),
+    (False, False): range(0),
+}
 
 
 class Band(NamedTuple):
@@ -95,6 +102,7 @@ class WindowSums:
         self.plane, *self.strides = (
             torch.Size(padded[axis:]).numel() for axis in range(len(padded) + 1)
         )
+        self.front = sum(map(mul, self.margins, self.strides))
         self.memory = Memory()
         self.rooms: dict[tuple[object, ...], Room] = {}
         self.last: dict[torch.dtype, Room] = {}
@@ -141,18 +149,17 @@ class WindowSums:
             found.append(size.view(1, -1))
         return found
 
-    def first(self, plane: int, row: int) -> int:
-        """Return where a row of a plane begins."""
-        return plane * self.plane + row * self.strides[0]
+    def lines(self, count: int, planes: int, dtype: torch.dtype) -> Tensor:
+        """Return so many lines of that many planes, in margins of 0 as a room's."""
+        lines = torch.empty(count, planes * self.plane + 2 * self.front, dtype=dtype, device="cpu")
+        lines[:, : self.front] = 0
+        lines[:, lines.shape[1] - self.front :] = 0
+        return lines
 
-    def places(self, spots: Tensor) -> Tensor:
-        """Return where in a band, as a line of pixels alone, spots in its room's ``own`` lie."""
-        run = 1
-        for length, margin in zip(reversed(self.spatial), reversed(self.margins), strict=True):
-            before = spots // (run * (length + margin))
-            spots = spots - before * (run * margin)
-            run *= length
-        return spots
+    def part(self, lines: Tensor, plane: int, row: int, room: "Room") -> Tensor:
+        """Return the part of lines that a room has whose first own pixels are a plane's row."""
+        first = plane * self.plane + row * self.strides[0]
+        return lines[:, first : first + len(room.line)]
 
 
 class Room:
@@ -182,8 +189,7 @@ class Room:
         padded = map(sum, zip(self.lengths, self.margins, strict=True))
         self.shape = [images, *padded]
         self.strides = [torch.Size(self.shape[axis:]).numel() for axis in range(1, len(rest) + 3)]
-        steps = zip(self.margins, self.strides[1:], strict=True)
-        self.front = sum(margin * stride for margin, stride in steps)
+        self.front = sum(map(mul, self.margins, self.strides[1:]))
         count = images * self.strides[0]
         self.line = self.memory.take("room", count + 2 * self.front, dtype)
         self.own = self.line[self.front : self.front + count]
@@ -212,22 +218,59 @@ class Room:
         return found
 
     def _plan(self, windows: Sequence[tuple[int, ...]]) -> tuple[list[Step], list[Tensor]]:
-        line, summed = self.line, [1] * len(self.margins)
+        once = (1,) * len(self.margins)
+        line, first, summed = self.line, self.front, once
         steps: list[Step] = []
         found: list[Tensor] = []
         for window in windows:
             if not are_multiples(window, summed):
-                line, summed = self.line, [1] * len(window)
-            volume, first = torch.Size(summed).numel(), self.front
-            for axis, (side, part) in enumerate(zip(window, summed, strict=True)):
-                name = f"window {window}, axis {axis}"
-                stride = self.strides[axis + 1]
-                volume *= side // part
-                line = self._sum(steps, line, part * stride, side // part, volume, name)
-                first -= side // 2 * stride
-            summed = list(window)
+                line, first, summed = self.line, self.front, once
+            line, first = self._over(steps, line, first, window, summed)
+            summed = window
             found.append(line[first : first + self.own.numel()])
         return steps, found
+
+    def adjoint(self, windows: Sequence[tuple[int, ...]], near: Tensor, wide: Tensor) -> Tensor:
+        """Sum two lines like ``line``, each over its window, into one like ``own``."""
+        inner, outer = windows
+        once, count = (1,) * len(inner), self.own.numel()
+        steps: list[Step] = []
+        if are_multiples(outer, inner):  # then its window's sums are those of the inner one's
+            line, first = self._over(steps, wide, self.front, outer, inner)
+            both = self.memory.take("both", line.numel(), line.dtype)
+            steps.append(
+                partial(torch.add, line, near[self.front - first :][: len(line)], out=both)
+            )
+            line, first = self._over(steps, both, first, inner, once)
+            line = line[first : first + count]
+        else:
+            parts = []
+            for window, given in zip(windows, (near, wide), strict=True):
+                line, first = self._over(steps, given, self.front, window, once)
+                parts.append(line[first : first + count])
+            line = self.memory.take("both", count, line.dtype)
+            steps.append(partial(torch.add, *parts, out=line))
+        for step in steps:
+            step()
+        return line
+
+    def _over(
+        self,
+        steps: list[Step],
+        line: Tensor,
+        first: int,
+        window: Sequence[int],
+        summed: Sequence[int],
+    ) -> tuple[Tensor, int]:
+        """Plan to sum a window of a line of such sums, and say where the first pixel's is."""
+        volume = torch.Size(summed).numel()
+        for axis, (side, part) in enumerate(zip(window, summed, strict=True)):
+            name = f"window {window}, axis {axis}"
+            stride = self.strides[axis + 1]
+            volume *= side // part
+            line = self._sum(steps, line, part * stride, side // part, volume, name)
+            first -= (side - part) // 2 * stride
+        return line, first
 
     def _sum(
         self,
@@ -246,7 +289,7 @@ class Room:
         if side == 1:
             return line
         count = line.numel() - (side - 1) * stride
-        if side <= AT_ONCE[stride > 1, line.is_floating_point()]:
+        if side in AT_ONCE[stride > 1, line.is_floating_point()]:
             line = self._widened(steps, line, largest)
             terms = line.as_strided([side, count], [stride, 1], line.storage_offset())
             room = self.memory.take(name, count, line.dtype)

@@ -12,9 +12,8 @@ from gliomaseg_layers.functional._plan import Maps, Plan
 from gliomaseg_layers.functional._scores import arithmetic_dtype
 from gliomaseg_layers.functional._totals import Totals
 
-# Pixels to take at once: what keeps a piece in the processor's cache, and the calls few. The
-# paper's sums are of floats, four times the size of the others'.
-PIXELS = {"paper": 2**18, "others": 2**19}
+# Pixels to take at once: what keeps a piece in the processor's cache, and the calls few.
+PIXELS = 2**19
 
 
 class Cut(NamedTuple):
@@ -24,8 +23,8 @@ class Cut(NamedTuple):
     band: Band
     planes: slice
 
-    def of(self, maps: Tensor) -> Tensor:
-        return self.band.of(maps[:, self.channel])
+    def of(self, maps: Tensor, margin: bool = False) -> Tensor:
+        return self.band.of(maps[:, self.channel], margin)
 
     def of_planes(self, maps: Tensor) -> Tensor:
         """Return the piece of maps ``(planes, *spatial)``."""
@@ -104,9 +103,8 @@ class Piece(NamedTuple):
 def cuts(shape: Sequence[int], plan: Plan) -> Iterator[Cut]:
     """Cut maps ``(N, C, *spatial)`` into pieces."""
     batch, channels, *spatial = shape
-    pixels = PIXELS["paper" if plan.formulation == "paper" else "others"]
     for channel in range(channels):
-        for band in bands((batch, *spatial), plan.outer[0] // 2, pixels):
+        for band in bands((batch, *spatial), plan.outer[0] // 2, PIXELS):
             first = channel * batch
             planes = slice(first + band.images.start, first + band.images.stop)
             yield Cut(channel, band, planes)
@@ -116,12 +114,12 @@ def pieces(maps: Maps, plan: Plan, around: bool = False) -> Iterator[Piece]:
     """Read the maps piece by piece, with the rows around each only where they are wanted."""
     wide = arithmetic_dtype(maps.logits)
     for cut in cuts(maps.logits.shape, plan):
-        channel, band, _ = cut
+        band = cut.band
         is_wider = around and band.around != band.rows
-        weights = [w if w is None else w[channel % len(w)] for w in maps[4:]]
-        seen = band.of(maps.logits[:, channel], around).to(wide).contiguous()
-        labels = band.of(maps.target[:, channel], around)
-        valid = None if maps.mask is None else band.of(maps.mask[:, channel], around)
+        weights = [w if w is None else w[cut.channel % len(w)] for w in maps[4:]]
+        seen = cut.of(maps.logits, around).to(wide).contiguous()
+        labels = cut.of(maps.target, around)
+        valid = None if maps.mask is None else cut.of(maps.mask, around)
         if maps.ignore_index is not None:
             kept = labels != maps.ignore_index
             valid = kept if valid is None else valid & kept

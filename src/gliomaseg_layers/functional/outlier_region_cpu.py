@@ -15,14 +15,14 @@ from gliomaseg_layers.functional._pieces import Piece, cuts, pieces
 from gliomaseg_layers.functional._plan import Maps, Plan
 from gliomaseg_layers.functional._scores import arithmetic_dtype
 from gliomaseg_layers.functional._totals import Slopes, Totals
-from gliomaseg_layers.functional.outlier_region_paper_cpu import Adjoint, ByDensity, Flagged
+from gliomaseg_layers.functional.outlier_region_paper_cpu import Adjoint, ByDensity
 
 __all__ = ["backward", "forward"]
 
 
 def forward(
     maps: Maps, plan: Plan, weights: Sequence[float | Tensor]
-) -> tuple[Tensor, Tensor, tuple[Slopes, Tensor | Flagged]]:
+) -> tuple[Tensor, Tensor, tuple[Slopes, Tensor]]:
     """Return the loss, a scalar or a map, with its terms, and what backward needs."""
     shape, dtype = maps.logits.shape, arithmetic_dtype(maps.logits)
     plan = plan.within(shape[2:])
@@ -37,15 +37,18 @@ def forward(
         if is_map:
             piece.of(loss_map).copy_(cross_entropy)
         del cross_entropy  # the next piece's takes its memory
-    kept = term.finish(totals)
+    if plan.formulation != "paper":
+        # A weight of 0 times an infinity is none: of such a plane the cross-entropy says enough.
+        totals.term.masked_fill_(totals.cross_entropy.isinf(), 0.0)
     loss, terms, slopes = totals.finish(plan, weights, dtype)
     if is_map:
-        term.add_to(loss_map, slopes)
+        for cut, added in zip(cuts(shape, plan), term.maps, strict=not _is_weighted(plan)):
+            cut.of(loss_map).add_(added * cut.each_image(slopes.term, added))
         loss = loss_map
-    return loss, terms, (slopes, kept)
+    return loss, terms, (slopes, term.kept)
 
 
-def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, Tensor | Flagged]) -> Tensor:
+def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, Tensor]) -> Tensor:
     """Return the gradient of the loss by the logits."""
     slopes, found = kept
     plan = plan.within(maps.logits.shape[2:])
@@ -55,24 +58,26 @@ def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, Tensor | 
     if not result.numel():
         return result
     adjoint = None
-    if isinstance(found, Flagged):
-        adjoint = Adjoint(maps, plan, found, slopes, grad)
+    if plan.formulation == "paper":
+        adjoint = Adjoint(maps.logits.shape[2:], plan, found)
     for piece in pieces(maps, plan):
         room = piece.room_in(result)
         # Backward to the logits of whole counts' terms needs the probabilities for this alone.
         once = adjoint is None and plan.dice_smooth is None and piece.pos_weight is None
         probs = torch.sigmoid(piece.logits, out=room if once else torch.empty_like(room))
         slope, by_probs = piece.slope(probs, room), None
-        if isinstance(found, Tensor):
+        if adjoint is not None:
+            slope *= slopes.cross_entropy
+            by_probs = adjoint.of(piece, slopes, grad)
+        elif _is_weighted(plan):
+            slope.mul_(piece.cut.of_planes(found)).mul_(slopes.cross_entropy)
+        else:
             by_term = memory.take("by term", slope.numel(), slope.dtype).view_as(slope)
             torch.mul(piece.cut.of_planes(found), piece.each_image(slopes.term), out=by_term)
             if plan.formulation == "penalty":
                 slope.mul_(slopes.cross_entropy).add_(by_term)
             else:
                 slope *= by_term.add_(slopes.cross_entropy)
-        if adjoint is not None:
-            slope *= slopes.cross_entropy
-            by_probs = adjoint.of(piece)
         if grad.dim():
             slope *= piece.of(grad)
         if plan.dice_smooth is not None:
@@ -87,26 +92,34 @@ def backward(grad: Tensor, maps: Maps, plan: Plan, kept: tuple[Slopes, Tensor | 
     return result
 
 
+def _is_weighted(plan: Plan) -> bool:
+    """Return whether the loss is the cross-entropy under a weight that each piece tells alone."""
+    return plan.formulation == "suppress" and plan.dice_smooth is None
+
+
 class _ByCount:
     """The terms of how many pixels K of a window's n are of another class than its own pixel.
 
     A pixel weighs K / n, on the average of the levels, where K is at least n - min(S, n / 2). Kept
     are the weights of all planes, or for "penalty" the derivatives of the term by the logits.
+    ``maps`` are those of the term, piece by piece, with reduction "none".
     """
 
     def __init__(self, shape: torch.Size, plan: Plan, dtype: torch.dtype) -> None:
         self.plan, self.dtype, self.sums = plan, dtype, WindowSums(shape[2:], plan.outer)
         self.kept = torch.empty(shape[:2].numel(), *shape[2:], dtype=dtype, device="cpu")
-        self.terms: list[Tensor] = []
+        self.one = torch.ones((), dtype=dtype, device="cpu")
+        self.maps: list[Tensor] = []
 
     def look_at(self, piece: Piece, cross_entropy: Tensor, totals: Totals) -> None:
-        """Weigh the pixels of a piece, and add the term to the totals."""
+        """Weigh the pixels of a piece: their cross-entropy, or a term that the totals take."""
         plan = self.plan
         sizes = self.sums.sizes(piece.band, piece.valid_around, plan.outer)
         if sizes is not None:
             size = self.sums.room(piece.band, torch.int8).pixels(sizes[0].view(-1))
             self.size, self.least = size, size - (size >> 1).clamp_(max=plan.largest_count)
             self.above = (size * len(plan.levels)).clamp_(min=1).to(self.dtype)
+            self.strength = plan.strength / self.above
         kept = piece.cut.of_planes(self.kept)
         if plan.formulation == "penalty":
             term = self._penalise(piece, kept.zero_())
@@ -114,24 +127,16 @@ class _ByCount:
             for level, log_odds in enumerate(plan.log_odds):
                 others = self._others(piece, log_odds)[: kept.numel()].view_as(kept)
                 (kept.add_ if level else kept.copy_)(others)
+            if _is_weighted(plan):
+                cross_entropy *= torch.addcmul(self.one, kept, self.strength, out=kept)
+                return
             term = self.sums.memory.take("white", kept.numel(), kept.dtype).view_as(kept)
             torch.mul(kept.div_(self.above), cross_entropy, out=term)
         totals.term[piece.planes].add_(term.flatten(1).sum(1))
         if plan.formulation == "balanced":
             totals.weight[piece.planes].add_(kept.flatten(1).sum(1))
         if plan.reduction == "none":
-            self.terms.append(term.masked_fill(kept == 0, 0.0))  # also of infinities
-
-    def finish(self, totals: Totals) -> Tensor:
-        """Return what is kept for backward."""
-        # A weight of 0 times an infinity is none: of such a plane the cross-entropy says enough.
-        totals.term.masked_fill_(totals.cross_entropy.isinf(), 0.0)
-        return self.kept
-
-    def add_to(self, loss_map: Tensor, slopes: Slopes) -> None:
-        """Add the term to a loss with reduction "none"."""
-        for cut, term in zip(cuts(loss_map.shape, self.plan), self.terms, strict=True):
-            cut.of(loss_map).add_(term * cut.each_image(slopes.term, term))
+            self.maps.append(term.masked_fill(kept == 0, 0.0))  # also of infinities
 
     def _others(self, piece: Piece, log_odds: float) -> Tensor:
         """Count the other class's pixels around each pixel, and 0 where they are too few.
