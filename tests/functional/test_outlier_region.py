@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -200,6 +201,23 @@ def test_what_is_not_finite_stays_in_its_image(mode, channels, formulation, wind
             broken[1, :, edge] = value
             broken[1, ..., edge] = value
             torch.testing.assert_close(of_others(broken), expected, **TOLERANCES[F64])
+
+
+@every_formulation
+def test_a_nan_spoils_what_it_spoils_in_the_definition(formulation):
+    """Its own pixel, and no other, though it lies in the windows of many."""
+    x, target = case((19, 23), "binary", 1)
+    x[1, 0, 9, 11] = torch.nan
+    settings = {"formulation": formulation, "threshold": 1000.0, **SMALL}
+    found = []
+    for which in (nullcontext(), NoHostSynchronisation()):  # which has the definition
+        leaf = x.clone().requires_grad_()
+        with which:
+            loss = outlier_region_loss(leaf, target, reduction="none", **settings)
+            found.append((loss.detach(), *torch.autograd.grad(loss.sum(), leaf)))
+    for closed, defined in zip(*found, strict=True):
+        assert closed.isnan().nonzero().tolist() == [[1, 0, 9, 11]]
+        torch.testing.assert_close(closed, defined, equal_nan=True, **TOLERANCES[F64])
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "strided", "transposed", "expanded"])

@@ -150,10 +150,9 @@ class WindowSums:
         return found
 
     def lines(self, count: int, planes: int, dtype: torch.dtype) -> Tensor:
-        """Return so many lines of that many planes, in margins of 0 as a room's."""
+        """Return so many lines of that many planes, with the margin of 0 before them."""
         lines = torch.empty(count, planes * self.plane + 2 * self.front, dtype=dtype, device="cpu")
         lines[:, : self.front] = 0
-        lines[:, lines.shape[1] - self.front :] = 0
         return lines
 
     def part(self, lines: Tensor, plane: int, row: int, room: "Room") -> Tensor:

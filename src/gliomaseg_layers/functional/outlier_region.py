@@ -119,7 +119,7 @@ def outlier_region_loss(
             multilabel, windows of up to 63 pixels and 8 levels, on a GPU that Triton serves.
             "eager" for torch's operations alone. "auto" takes the kernels where they serve, and
             falls back where they do not. On a CPU binary and multilabel logits have a closed form
-            of their own, 2-D and 3-D, which keeps nothing of the image's size for backward.
+            of their own, 2-D and 3-D, which keeps one map for backward, for "paper" two.
 
     Returns:
         The loss, a scalar; with ``reduction="none"`` a map ``(N, C, *spatial)``, or

@@ -37,9 +37,8 @@ def forward(
         if is_map:
             piece.of(loss_map).copy_(cross_entropy)
         del cross_entropy  # the next piece's takes its memory
-    if plan.formulation != "paper":
-        # A weight of 0 times an infinity is none: of such a plane the cross-entropy says enough.
-        totals.term.masked_fill_(totals.cross_entropy.isinf(), 0.0)
+    # A weight of 0 times an infinity is none: of such a plane the cross-entropy says enough.
+    totals.term.masked_fill_(totals.cross_entropy.isinf(), 0.0)
     loss, terms, slopes = totals.finish(plan, weights, dtype)
     if is_map:
         for cut, added in zip(cuts(shape, plan), term.maps, strict=not _is_weighted(plan)):
