@@ -21,7 +21,7 @@ ONNXRUNTIME := onnxruntime-web@1.30.0
 MATHJAX := mathjax@3.2.2
 SPHINX := $(BIN)/sphinx-build -n -W -q --keep-going -d docs/api/_build/doctrees docs/api
 COVERAGE := $(BIN)/python -m coverage
-EVIDENCE := PYTHONPATH=examples $(BIN)/python benchmarks/evidence
+EVIDENCE := $(BIN)/python -m benchmarks.evidence
 
 .DEFAULT_GOAL := help
 SOURCES := $(shell find src examples docs CHANGELOG.md mkdocs.yml -type f -not -path '*/__pycache__/*' \
@@ -33,7 +33,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## train on LGG slices (DATA=path to kaggle_3m, else a generated stand-in) and write runs/<name>/
-	$(BIN)/python examples/train_lgg.py $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python -m examples.lgg $(if $(DATA),--data "$(DATA)")
 
 # Without npm there is no site to test; the run's header says what is skipped for want of it.
 test: $(READY) $(if $(shell command -v npm),$(SITE)) ## run the whole test suite (DATA=path to kaggle_3m: on real slices too)
@@ -49,7 +49,7 @@ coverage: $(READY) ## measure which lines and branches of src/ the tests reach; 
 	TRITON_INTERPRET=1 $(COVERAGE) run -m pytest tests/kernels
 	$(COVERAGE) run -m pytest $(NO_KERNELS) --ignore=tests/kernels --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/docs
 	$(COVERAGE) combine
-	$(BIN)/python reliability/interpreted_exits.py
+	$(BIN)/python -m reliability.interpreted_exits
 	$(COVERAGE) report --fail-under=100
 
 check: $(READY) ## format, lint, types, layer walk
@@ -72,36 +72,36 @@ bench: $(READY) ## run the benchmarks and save benchmarks/results/local.json
 
 evidence: $(READY) ## compare the loss with its rivals on slices (DATA=path to kaggle_3m; hours); resumes where it stopped
 	@test -n "$(DATA)" || { echo "give the slices: make evidence DATA=path to kaggle_3m"; exit 2; }
-	for stage in final screen scratch; do $(EVIDENCE)/run.py --data "$(DATA)" --stage $$stage || exit; done
-	$(EVIDENCE)/flagged.py --data "$(DATA)"
-	$(EVIDENCE)/timing.py
-	$(EVIDENCE)/page.py
+	for stage in final screen scratch; do $(EVIDENCE).run --data "$(DATA)" --stage $$stage || exit; done
+	$(EVIDENCE).flagged --data "$(DATA)"
+	$(EVIDENCE).timing
+	$(EVIDENCE).page
 
 kills: $(READY) ## kill the training examples at ten random moments each, and see that they go on to the same results
-	PYTHONPATH=examples $(BIN)/python reliability/kills.py
+	$(BIN)/python -m reliability.kills
 
 audit: $(READY) ## look for known vulnerabilities of the pinned dependencies; asks a service on the internet
 	$(BIN)/pip-audit --disable-pip --no-deps --strict --requirement constraints.txt
 
 packages: $(READY) ## build sdist and wheel twice, and try the wheel with Python 3.11 to 3.13 and torch old and new; gigabytes
-	$(BIN)/python reliability/packages.py
+	$(BIN)/python -m reliability.packages
 
 release: $(READY) ## refuse what must not be released; check, test, docs; build into dist/, upload nothing
-	$(BIN)/python reliability/release.py --check
+	$(BIN)/python -m reliability.release --check
 	$(MAKE) check test docs
-	$(BIN)/python reliability/release.py
+	$(BIN)/python -m reliability.release
 
 fuzz: $(READY) ## draw calls until FUZZ examples in all (100000) have passed; resumes where it stopped
-	$(BIN)/python reliability/fuzz.py --examples $(FUZZ)
+	$(BIN)/python -m reliability.fuzz --examples $(FUZZ)
 
 numbers: $(READY) ## measure the errors of every function against float64 (long); resumes where it stopped
-	PYTHONPATH=tests $(BIN)/python reliability/numerical_errors.py
+	$(BIN)/python -m reliability.numerical_errors
 
 memory: $(READY) ## measure the memory of 10 000 steps of every loss
-	PYTHONPATH=tests $(BIN)/python reliability/memory.py
+	$(BIN)/python -m reliability.memory
 
 mutants: $(READY) ## change the library one operator at a time, and see whether a test notices (hours); resumes where it stopped
-	$(BIN)/python reliability/mutants.py
+	$(BIN)/python -m reliability.mutants
 
 clean: ## remove environments, caches, runs and the site
 	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.* .mutants runs dist
@@ -129,11 +129,11 @@ $(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(COPIED) $(SOURCES)
 	touch $@
 
 $(DRAWN): $(READY) docs/figures.py docs/diagrams.py docs/network_drawings.py $(wildcard src/gliomaseg_layers/networks/*.py) $(wildcard src/gliomaseg_layers/functional/*.py) $(wildcard benchmarks/results/epyc*.json)
-	PYTHONPATH=examples $(BIN)/python docs/figures.py $(@D)
+	$(BIN)/python -m docs.figures $(@D)
 	touch $@
 
 $(EXPORTED): $(READY) docs/playground/export_models.py $(wildcard src/gliomaseg_layers/functional/*.py)
-	PYTHONPATH=examples $(BIN)/python docs/playground/export_models.py $(@D)
+	$(BIN)/python -m docs.playground.export_models $(@D)
 
 # The benchmarks' pages, with what they link to, are pages of the site as they are.
 $(COPIED): $(wildcard benchmarks/* benchmarks/evidence/* benchmarks/evidence/images/*)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.rivals import box_sum_by_convolution, box_sum_by_pooling
 from gliomaseg_layers.functional import box_sum
-from rivals import box_sum_by_convolution, box_sum_by_pooling
 
 METHODS = {
     "box_sum": box_sum,

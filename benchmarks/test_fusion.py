@@ -11,10 +11,10 @@ import torch
 from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 
-from alternating import ratios
+from benchmarks.alternating import ratios
 from gliomaseg_layers import MultiScaleFusion
-from module_cases import literal_fusion
-from peak_memory import peak_of_training_step
+from tests.support.module_cases import literal_fusion
+from tests.support.peak_memory import peak_of_training_step
 
 SHAPES = [(2, 64, 128, 128), (2, 128, 64, 64), (2, 128, 128, 128), (2, 256, 64, 64)]
 RIVALS = [

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alternating import ratios
+from benchmarks.alternating import ratios
 from gliomaseg_layers import CompoundLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import outlier_region_loss
 from gliomaseg_layers.functional._weighted_loss import definition

@@ -16,11 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-import diagrams
-import network_drawings
+from docs import diagrams, network_drawings
+from examples.noise_image import noise_test
+from examples.paper_formulation import draw_noise_test, extra_term
 from gliomaseg_layers.functional import density_map, outlier_weight
-from noise_image import noise_test
-from paper_formulation import draw_noise_test, extra_term
 
 STYLE: Any = {
     "svg.fonttype": "none",

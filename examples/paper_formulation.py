@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from examples.noise_image import descend, noise_areas, noise_test
 from gliomaseg_layers.functional import density_map, outlier_region_loss, outlier_weight
-from noise_image import descend, noise_areas, noise_test
 
 FORMULATIONS = ("paper", "balanced", "penalty")
 

@@ -1,6 +1,6 @@
 """Kill the training examples at random moments, go on, and compare with runs that were let be.
 
-python reliability/kills.py    # prints a table, writes reliability/results/kills.json
+python -m reliability.kills    # prints a table, writes reliability/results/kills.json
 
 On a generated stand-in, with small networks: each example is run once to its end, and ten times
 until a SIGKILL at a moment drawn evenly from the time that the whole run took after it had made its
@@ -19,10 +19,10 @@ from typing import Any
 
 import pandas as pd
 
-from lgg_standin import write_standin
-from whole_files import read_json, read_saved, write_whole
+from examples.lgg.standin import write_standin
+from examples.saving.whole_files import read_json, read_saved, write_whole
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "kills.json"
 SEED, KILLS = 23, 10
 CPU = ["--workers", "1", "--accelerator", "cpu"]
@@ -32,13 +32,13 @@ RAMP = ["gamma=1.0", "ramp=[0.1,0.5]", "patience=6"]
 
 def recipe(data: Path, run: Path) -> list[object]:
     settings = ["--epochs", 8, "--set", *RECIPE, *RAMP]
-    return ["recipes.py", "train", "mu-net", "--data", data, "--output", run, *settings, *CPU]
+    return ["examples.recipes", "train", "mu-net", "--data", data, "--output", run, *settings, *CPU]
 
 
 def demo(data: Path, run: Path) -> list[object]:
     lengths = ["--warm-epochs", 6, "--epochs", 4, "--batch-size", 4, "--size", 32]
     where = ["--runs", run.parent, "--name", run.name]
-    return ["train_lgg.py", "--data", data, *where, *lengths, *CPU]
+    return ["examples.lgg", "--data", data, *where, *lengths, *CPU]
 
 
 def homes(run: Path) -> list[Path]:
@@ -52,8 +52,8 @@ def start(command: list[object], run: Path, moment: float | None = None) -> floa
     Return the seconds from the folder to the end, None where the run was killed.
     """
     running = subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        cwd=EXAMPLES,
+        [sys.executable, "-m", *map(str, command)],
+        cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from cases import case
-from steps import LOSSES, step
+from tests.support.cases import case
+from tests.support.steps import LOSSES, step
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 PAGE = 4  # KiB

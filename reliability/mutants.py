@@ -21,8 +21,8 @@ import cosmic_ray.plugins
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 
-import mutant_runs as runs
-from mutant_report import KILLED, report
+from reliability import mutant_runs as runs
+from reliability.mutant_report import KILLED, report
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "gliomaseg_layers"

@@ -1,8 +1,8 @@
 """Measure how far every function is from float64, by dtype, size and window; write and print it.
 
 Input is rounded to the dtype, and given to the same function in float64 too. Up to 512 x 512 and
-32 x 32 x 32, float64 is held against the slow definitions of tests/references.py, as a second
-formulation. What was measured before is kept: an interrupted run resumes.
+32 x 32 x 32, float64 is held against the slow definitions of tests/support/references.py, as a
+second formulation. What was measured before is kept: an interrupted run resumes.
 """
 
 import argparse
@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import references
-from cases import FORMULATIONS, scene
 from gliomaseg_layers import CompoundLoss
 from gliomaseg_layers.functional import (
     box_sum,
@@ -28,6 +26,8 @@ from gliomaseg_layers.functional import (
     outlier_weight,
     remove_outlier_regions,
 )
+from tests.support import references
+from tests.support.cases import FORMULATIONS, scene
 
 Array = references.Array
 RESULTS = Path(__file__).parent / "results" / "numbers.json"

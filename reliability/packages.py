@@ -1,6 +1,6 @@
 """Build what would be released, and install, run and type-check it in empty environments.
 
-python reliability/packages.py [PYTHON/TORCH/NUMPY ...], such as 3.11/2.6.0/1.26.4
+python -m reliability.packages [PYTHON/TORCH/NUMPY ...], such as 3.11/2.6.0/1.26.4
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from artefacts import ROOT, faults, output
+from reliability.artefacts import ROOT, faults, output
 
 # torch's lowest, a CPU build and the newest, with an old numpy and a new one.
 ENVIRONMENTS = (

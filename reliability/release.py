@@ -1,6 +1,6 @@
 """Refuse what must not be released; build what may be into dist/. Nothing is uploaded.
 
-python reliability/release.py [--check]
+python -m reliability.release [--check]
 """
 
 import argparse
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from artefacts import ROOT, faults, output
+from reliability.artefacts import ROOT, faults, output
 
 # Where a version is written, and the date beside it.
 VERSIONS = {

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gliomaseg_layers
 from gliomaseg_layers import AttributeDeepLab, layers
-from module_cases import NETWORKS
+from tests.support.module_cases import NETWORKS
 
 STATED = re.compile(
     r"Cost of ``(?P<call>.+?)`` on (?P<side>\d+) x (?P=side): (?P<parameters>[\d,]+) parameters,"

@@ -20,7 +20,15 @@ from gliomaseg_layers import (
     SpatialAttention,
     SpatialPyramidPooling,
 )
-from module_cases import CHANNELS, MODULES, SIZES, every_module, every_name, inputs, make
+from tests.support.module_cases import (
+    CHANNELS,
+    MODULES,
+    SIZES,
+    every_module,
+    every_name,
+    inputs,
+    make,
+)
 
 
 @every_module

@@ -8,9 +8,9 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import pytest
 import torch
 
-from cases import case
-from module_cases import every_module, inputs, make
-from steps import LOSSES, STEPS, loads_the_same, same, step
+from tests.support.cases import case
+from tests.support.module_cases import every_module, inputs, make
+from tests.support.steps import LOSSES, STEPS, loads_the_same, same, step
 
 every_step = pytest.mark.parametrize(("name", "mode", "channels"), STEPS)
 

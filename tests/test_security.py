@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import offline
+from tests.support import offline
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -118,11 +118,11 @@ def test_the_walk_lets_pass(source: str) -> None:
 
 def run_offline(*program: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", *program]
-    return subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_the_package_needs_no_network() -> None:
-    done = run_offline("offline.py")
+    done = run_offline("-m", "tests.support.offline")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -137,6 +137,6 @@ def test_the_package_needs_no_network() -> None:
     ],
 )
 def test_a_network_would_be_seen(program: str) -> None:
-    guard = "import sys, offline; sys.addaudithook(offline.refuse); sys.path.pop(0)"
+    guard = "import sys; from tests.support import offline; sys.addaudithook(offline.refuse)"
     done = run_offline("-c", f"{guard}\ntry:\n    {program}\nexcept Exception: pass")
     assert done.returncode == offline.REFUSED, done.stdout + done.stderr

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
-from cases import BF16, F16, F32, F64, SMALL, case, either_input, every_mode, random
 from gliomaseg_layers.functional import (
     box_sum,
     density_map,
@@ -17,9 +16,10 @@ from gliomaseg_layers.functional import (
     outlier_weight,
     remove_outlier_regions,
 )
-from module_cases import LAYERS, every_dims, inputs, make
-from steps import LOSSES
-from tolerances import TOLERANCES
+from tests.support.cases import BF16, F16, F32, F64, SMALL, case, either_input, every_mode, random
+from tests.support.module_cases import LAYERS, every_dims, inputs, make
+from tests.support.steps import LOSSES
+from tests.support.tolerances import TOLERANCES
 
 # torch's own, where it first differentiates forward.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script")

@@ -17,9 +17,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-import references
-from calls import Call, calls
-from cases import F32, F64, random
 from gliomaseg_layers import CompoundLoss, DiceLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import (
     box_count,
@@ -30,8 +27,11 @@ from gliomaseg_layers.functional import (
     outlier_weight,
     remove_outlier_regions,
 )
-from references import Array, array
-from tolerances import TOLERANCES
+from tests.support import references
+from tests.support.calls import Call, calls
+from tests.support.cases import F32, F64, random
+from tests.support.references import Array, array
+from tests.support.tolerances import TOLERANCES
 
 WEIGHTS = st.sampled_from([0.0, 1, 0.7, 2.5])
 weights = st.fixed_dictionaries(

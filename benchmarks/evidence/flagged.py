@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from methods import LEVELS, dense_flag, shifted
-from run import FOLDS, RESULTS, quiet, split, warm_start
+from benchmarks.evidence.methods import LEVELS, dense_flag, shifted
+from benchmarks.evidence.run import FOLDS, RESULTS, quiet, split, warm_start
 
 
 @torch.no_grad()

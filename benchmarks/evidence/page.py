@@ -11,9 +11,18 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 
-from methods import BASELINE, CONTROL
-from run import BATCH, FOLDS, FROM_SCRATCH, POST_PROCESSING, RESULTS, STAGES, finished, results_file
-from timing import NETWORK
+from benchmarks.evidence.methods import BASELINE, CONTROL
+from benchmarks.evidence.run import (
+    BATCH,
+    FOLDS,
+    FROM_SCRATCH,
+    POST_PROCESSING,
+    RESULTS,
+    STAGES,
+    finished,
+    results_file,
+)
+from benchmarks.evidence.timing import NETWORK
 
 HERE = Path(__file__).parent
 MARK = "<!-- results -->"

@@ -26,11 +26,20 @@ from skimage.morphology import remove_small_objects
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from benchmarks.evidence.methods import (
+    BASELINE,
+    CONTROL,
+    INNER,
+    METHODS,
+    NOISE,
+    OUTER,
+    STEPS,
+    Method,
+)
+from benchmarks.evidence.scoring import THRESHOLDS, Masks, score_patients
+from examples.lgg.data import SliceData, find_slices, read_image, read_mask
 from gliomaseg_layers.functional import remove_outlier_regions
 from gliomaseg_layers.metrics import label_regions
-from lgg_data import SliceData, find_slices, read_image, read_mask
-from methods import BASELINE, CONTROL, INNER, METHODS, NOISE, OUTER, STEPS, Method
-from scoring import THRESHOLDS, Masks, score_patients
 
 RESULTS = Path(__file__).parent / "results"
 SIDE, BATCH = 128, 16

@@ -8,8 +8,8 @@ import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from numpy.typing import NDArray
 
+from benchmarks.evidence.methods import NOISE
 from gliomaseg_layers.metrics import count_regions, label_regions, lesion_wise_dice
-from methods import NOISE
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SMALL = 49  # pixels; 196 on slices of 256

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from cpuinfo import get_cpu_info
 
-from methods import METHODS
-from run import BATCH, RESULTS, SIDE, network
+from benchmarks.evidence.methods import METHODS
+from benchmarks.evidence.run import BATCH, RESULTS, SIDE, network
 
 ROUNDS = 30
 NETWORK = "network"

@@ -15,11 +15,11 @@ from torch import Tensor, fx
 from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from examples.noise_image import noise_test
 from gliomaseg_layers._checks import FORMULATIONS
 from gliomaseg_layers.functional import box_sum
 from gliomaseg_layers.functional._outlier_terms import DEFAULT_LEVELS, outlier_terms
 from gliomaseg_layers.functional.region_density import outlier_weights_of
-from noise_image import noise_test
 
 # ONNX has no log-sigmoid of its own: log(sigmoid(x)) would be infinite where torch's is -x.
 ATEN = torch.ops.aten

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.run import main as torchrun
 from torch.nn.parallel import DistributedDataParallel
 
+from examples.integrations.toy_data import tumours
 from gliomaseg_layers import CompoundLoss
-from toy_data import tumours
 
 
 def make_network() -> nn.Module:
@@ -63,4 +63,6 @@ if __name__ == "__main__":
     if "RANK" in os.environ:
         main()
     else:
-        torchrun(["--standalone", "--nproc_per_node", "2", __file__])
+        torchrun(
+            ["--standalone", "--nproc_per_node", "2", "-m", "examples.integrations.distributed"]
+        )

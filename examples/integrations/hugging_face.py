@@ -17,8 +17,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from examples.integrations.toy_data import tumours
 from gliomaseg_layers import CompoundLoss, WeightRamp
-from toy_data import tumours
 
 
 class SegmentationTrainer(Trainer):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from examples.integrations.toy_data import tumours
 from gliomaseg_layers import CompoundLoss, WeightRamp
-from toy_data import tumours
 
 
 class RampWeight(L.Callback):

@@ -13,8 +13,8 @@ from monai.networks.nets import DynUNet
 from monai.transforms import AsDiscreted
 from torch import Tensor
 
+from examples.integrations.toy_data import tumours
 from gliomaseg_layers import CompoundLoss
-from toy_data import tumours
 
 CLASSES = 3
 

@@ -1,7 +1,8 @@
 """nnU-Net v2: a trainer with our loss, through nnU-Net's own set-up and its own training step.
 
-`nnUNetv2_train ... -tr nnUNetTrainerOutlier` finds the trainer where `nnUNet_extTrainer` names its
-folder. Plans and data are made up here; real ones come from `nnUNetv2_plan_and_preprocess`.
+`nnUNetv2_train ... -tr nnUNetTrainerOutlier` finds the trainer where `nnUNet_extTrainer` names the
+folder of a copy of this file. Plans and data are made up here; real ones come from
+`nnUNetv2_plan_and_preprocess`.
 """
 
 import os
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gliomaseg_layers import CompoundLoss
-from toy_data import tumours
 
 
 class nnUNetTrainerOutlier(nnUNetTrainer):  # noqa: N801 - nnU-Net's trainers are called so
@@ -95,6 +95,8 @@ def toy_trainer(folder: Path) -> nnUNetTrainerOutlier:
 
 def toy_batch(trainer: nnUNetTrainerOutlier) -> dict[str, Tensor | list[Tensor]]:
     """Return a batch as nnU-Net's loader gives it: labels (N, 1, H, W) for every output."""
+    from examples.integrations.toy_data import tumours  # not by nnU-Net, which loads a copy
+
     images, labels = tumours(2, 64, 64)
     labels[:, :, :8] = trainer.label_manager.ignore_label
     targets = labels.unsqueeze(1).float()

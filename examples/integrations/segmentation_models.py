@@ -9,8 +9,8 @@ import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from torch import Tensor
 
+from examples.integrations.toy_data import tumours
 from gliomaseg_layers import ASPP, AttributeEncoder, CompoundLoss, MultiScaleFusion
-from toy_data import tumours
 
 
 class FusionBlock(UnetDecoderBlock):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from examples.integrations.toy_data import tumours
 from gliomaseg_layers import ASPP, CompoundLoss, MultiScaleFusion
-from toy_data import tumours
 
 
 class Segmenter(nn.Module):

@@ -10,12 +10,9 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-import methods
-import page
-import run
-import scoring
+from benchmarks.evidence import methods, page, run, scoring
+from examples.lgg.standin import write_standin
 from gliomaseg_layers.functional import dice_loss
-from lgg_standin import write_standin
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in run.EXPECTED_WARNINGS]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conftest import SITE, browser
+from tests.conftest import SITE, browser
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

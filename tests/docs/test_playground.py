@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import export_models
-from conftest import SITE
+from docs.playground import export_models
+from examples.noise_image import descend, noise_test
 from gliomaseg_layers._checks import FORMULATIONS
 from gliomaseg_layers.functional import density_map, outlier_region_loss, outlier_weight
 from gliomaseg_layers.functional._outlier_terms import DEFAULT_LEVELS
-from noise_image import descend, noise_test
+from tests.conftest import SITE
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import gliomaseg_layers
-from conftest import SITE
+from tests.conftest import SITE
 
 ROOT = SITE.parent
 needs_site = pytest.mark.skipif(not (SITE / "api").exists(), reason="no site: run `make docs`")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lgg_standin import write_standin
+from examples.lgg.standin import write_standin
 
 
 @pytest.fixture(scope="session")

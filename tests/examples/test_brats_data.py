@@ -8,12 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import brats_data
-from brats_data import LPS, MODALITIES, find_cases, read_volumes
-from brats_standin import write_cases
-from lgg_data import DataError
-from recipe_settings import read_recipe
-from recipe_sources import BratsSource, Item
+from examples.brats import data as brats_data
+from examples.brats.data import LPS, MODALITIES, find_cases, read_volumes
+from examples.brats.standin import write_cases
+from examples.lgg.data import DataError
+from examples.recipes.settings import read_recipe
+from examples.recipes.sources import BratsSource, Item
 
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 

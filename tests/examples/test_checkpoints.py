@@ -16,14 +16,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lgg_data import DataError
-from recipe_checkpoints import load_checkpoint
-from recipe_data import PARTS
-from recipe_settings import read_recipe
-from recipe_sources import _open
-from recipe_systems import Segmenter
-from recipes import main
-from whole_files import read_saved, save_whole
+from examples.lgg.data import DataError
+from examples.recipes.__main__ import main
+from examples.recipes.checkpoints import load_checkpoint
+from examples.recipes.data import PARTS
+from examples.recipes.settings import read_recipe
+from examples.recipes.sources import _open
+from examples.recipes.systems import Segmenter
+from examples.saving.whole_files import read_saved, save_whole
 
 
 def described(**changes: Any) -> dict[str, Any]:

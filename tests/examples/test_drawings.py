@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-import network_drawings
+from docs import network_drawings
 
 
 def test_every_network_is_drawn(tmp_path: Path) -> None:

@@ -15,17 +15,20 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from torch import nn
 
-import hugging_face
-import lightning_ramp
-import monai_3d
-import nnunet
-import segmentation_models
-import timm_backbone
+from examples.integrations import (
+    hugging_face,
+    lightning_ramp,
+    monai_3d,
+    nnunet,
+    segmentation_models,
+    timm_backbone,
+)
+from examples.integrations.toy_data import tumours
 from gliomaseg_layers import CompoundLoss, MultiScaleFusion
-from toy_data import tumours
 
-FOLDER = Path(__file__).resolve().parents[2] / "examples" / "integrations"
-PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "toy_data")
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "examples" / "integrations"
+PROGRAMS = sorted(path.stem for path in FOLDER.glob("[a-z]*.py") if path.stem != "toy_data")
 MARK = "  # gliomaseg_layers"
 
 
@@ -232,8 +235,8 @@ def test_accelerate_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 def test_two_processes_compute_what_one_does() -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    program = ["--nproc_per_node", "2", FOLDER / "distributed.py"]
-    done = subprocess.run([*command, *program], capture_output=True, text=True)
+    program = ["--nproc_per_node", "2", "-m", "examples.integrations.distributed"]
+    done = subprocess.run([*command, *program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     same, uneven = (float(x) for x in re.findall(r": (\d\.\de[-+]\d+)$", done.stdout, re.M))
     assert same < 1e-6

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lgg_data import (
+from examples.lgg.data import (
     DataError,
     SliceData,
     SliceDataset,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from skimage.measure import label
 
-from lgg_data import find_slices, read_mask
-from lgg_region_sizes import main
+from examples.lgg.data import find_slices, read_mask
+from examples.lgg.region_sizes import main
 
 
 def test_prints_the_distribution(lgg_folder: Path, capsys) -> None:
@@ -20,4 +20,4 @@ def test_prints_the_distribution(lgg_folder: Path, capsys) -> None:
 
 def test_bad_folder_ends_with_one_line(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path / "nowhere")]) == 1
-    assert capsys.readouterr().err.startswith("lgg_region_sizes: no such folder")
+    assert capsys.readouterr().err.startswith("region_sizes: no such folder")

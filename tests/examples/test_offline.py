@@ -9,10 +9,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
-sys.path[:0] = ["tests", "examples"]
-import offline
+from tests.support import offline
 sys.addaudithook(offline.refuse)
-from {0} import main
+from {0}.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 SMALL = ["--patients", "4", "--size", "32", "--warm-epochs", "1", "--epochs", "1", "--name", "a"]
@@ -21,8 +20,8 @@ SMALL = ["--patients", "4", "--size", "32", "--warm-epochs", "1", "--epochs", "1
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [
-        ("train_lgg", [*SMALL, "--runs"]),
-        ("recipes", ["train", "attribute-deeplab", "--smoke", "--output"]),
+        ("examples.lgg", [*SMALL, "--runs"]),
+        ("examples.recipes", ["train", "attribute-deeplab", "--smoke", "--output"]),
     ],
 )
 def test_trains_without_a_network(

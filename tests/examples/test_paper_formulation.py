@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from paper_formulation import main
+from examples.paper_formulation import main
 
 
 def test_prints_the_findings(capsys, tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import references
+from examples.lgg.data import find_slices, read_mask
 from gliomaseg_layers.functional import outlier_region_loss, outlier_weight
-from lgg_data import find_slices, read_mask
+from tests.support import references
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from scipy.stats import ttest_rel
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-import recipe_evaluation
-from lgg_data import DataError
-from recipe_checkpoints import WholeFiles
-from recipe_evaluation import by_size, compare, evaluate, hausdorff, importance, overlaps
-from recipe_settings import read_recipe
-from recipe_sources import POSITION, Item, LggSource, encode_attributes
-from whole_files import write_whole
+from examples.lgg.data import DataError
+from examples.recipes import evaluation
+from examples.recipes.checkpoints import WholeFiles
+from examples.recipes.evaluation import by_size, compare, evaluate, hausdorff, importance, overlaps
+from examples.recipes.settings import read_recipe
+from examples.recipes.sources import POSITION, Item, LggSource, encode_attributes
+from examples.saving.whole_files import write_whole
 
 MONAIS_OWN = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")
 
@@ -88,11 +88,11 @@ def test_cases_are_scored_by_region(toy: Toy) -> None:
 def test_the_curve_of_counts_is_that_of_the_pixels() -> None:
     probs, true = torch.rand(3, 20, 20), torch.rand(3, 20, 20) > 0.7
     probs = (probs + 0.3 * true).clamp(max=1.0).mul(1000).round() / 1000
-    curve = recipe_evaluation._curve(sum(map(recipe_evaluation._levels, probs, true)))
+    curve = evaluation._curve(sum(map(evaluation._levels, probs, true)))
     area = binary_auroc(probs.flatten(), true.flatten().int())
     assert curve["area"] == pytest.approx(float(area), abs=1e-6)
     assert [curve[name][end] for end in (0, -1) for name in ("false", "true")] == [0, 0, 1, 1]
-    nothing = recipe_evaluation._curve(recipe_evaluation._levels(probs, true & False))
+    nothing = evaluation._curve(evaluation._levels(probs, true & False))
     assert math.isnan(nothing["area"])
 
 
@@ -136,7 +136,7 @@ def test_nothing_found_of_nothing_is_perfect() -> None:
 
 def test_sizes_are_diameters(toy: Toy) -> None:
     whole = toy.labels > 0
-    rows = recipe_evaluation._slice_rows("a", "whole", whole, whole, (3.0, 2.0, 2.0))
+    rows = evaluation._slice_rows("a", "whole", whole, whole, (3.0, 2.0, 2.0))
     slices = pd.DataFrame(rows)
     # 16 pixels of 4 square mm.
     assert slices["diameter"].tolist() == pytest.approx([2 * math.sqrt(64 / math.pi)] * 2)

@@ -19,19 +19,17 @@ import pytest
 import torch
 from PIL import Image
 
-import recipe_checkpoints
-import recipe_networks
-import recipe_systems
-import recipe_training
-from brats_standin import write_cases
-from lgg_data import DataError
-from recipe_checkpoints import load_checkpoint
-from recipe_data import split
-from recipe_evaluation import predict_items
-from recipe_prediction import find_images, load_predictor, mask_name, predict
-from recipe_settings import PRESETS, read_recipe, recipe_names
-from recipe_sources import LggSource
-from recipes import main, make_parser, parse
+from examples.brats.standin import write_cases
+from examples.lgg.data import DataError
+from examples.recipes import checkpoints, networks, systems
+from examples.recipes import training as recipe_training
+from examples.recipes.__main__ import main, make_parser, parse
+from examples.recipes.checkpoints import load_checkpoint
+from examples.recipes.data import split
+from examples.recipes.evaluation import predict_items
+from examples.recipes.prediction import find_images, load_predictor, mask_name, predict
+from examples.recipes.settings import PRESETS, read_recipe, recipe_names
+from examples.recipes.sources import LggSource
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = ["--workers", "0", "--accelerator", "cpu"]
@@ -123,7 +121,7 @@ def test_resumes_where_it_was_killed(standin: Path, tmp_path: Path, kill, capsys
             (line,) = capsys.readouterr().err.splitlines()
             assert line == f"recipes: another run is at work in {tmp_path / 'killed'}"
 
-    command = ["examples/recipes.py", "train", "mu-net", "--smoke", *CPU, *more]
+    command = ["-m", "examples.recipes", "train", "mu-net", "--smoke", *CPU, *more]
     kill([*command, "--output", tmp_path / "killed"], last, try_another)
     epoch = torch.load(last, weights_only=True)["epoch"] + 1
     assert epoch < 12
@@ -163,9 +161,9 @@ def test_resumes_where_it_was_killed(standin: Path, tmp_path: Path, kill, capsys
 
 def break_off(patch: pytest.MonkeyPatch, epoch: int, how: Callable[[], None]) -> None:
     """Do something at the beginning of an epoch, from 0."""
-    begin = recipe_checkpoints.History.on_train_epoch_start
+    begin = checkpoints.History.on_train_epoch_start
     patch.setattr(
-        recipe_checkpoints.History,
+        checkpoints.History,
         "on_train_epoch_start",
         lambda self, trainer, module: (
             how() if trainer.current_epoch == epoch else None,
@@ -199,9 +197,9 @@ def test_a_run_without_patience_left_does_not_go_on(
 ) -> None:
     """Nor does it forget which epoch was the best, wherever its folder is now."""
     worse = iter([0.5, 0.4, 0.3, 0.9, *[0.1] * 20])
-    log = recipe_systems.System.record
+    log = systems.System.record
     monkeypatch.setattr(
-        recipe_systems.System,
+        systems.System,
         "record",
         lambda system, **values: log(
             system,
@@ -254,9 +252,9 @@ def test_a_run_of_corrupt_files_is_refused_in_one_line(
 def test_the_ramp_goes_on_too(standin: Path, tmp_path: Path, monkeypatch) -> None:
     """gamma, which no checkpoint of the loss holds, is raised from where it was."""
     seen: list[float] = []
-    step = recipe_systems.WeightRamp.step
+    step = systems.WeightRamp.step
     monkeypatch.setattr(
-        recipe_systems.WeightRamp,
+        systems.WeightRamp,
         "step",
         lambda ramp: (seen.append(ramp.last_value), step(ramp))[1],
     )
@@ -270,7 +268,7 @@ def test_the_ramp_goes_on_too(standin: Path, tmp_path: Path, monkeypatch) -> Non
 
 
 def run_apart(*arguments: object) -> str:
-    command = [sys.executable, "examples/recipes.py", *map(str, arguments), *CPU]
+    command = [sys.executable, "-m", "examples.recipes", *map(str, arguments), *CPU]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -411,18 +409,18 @@ def test_a_users_own_presets(tmp_path: Path, standin: Path, capsys) -> None:
 
 
 def test_without_pretrained_weights_random_ones_are_used(monkeypatch) -> None:
-    made = recipe_networks.networks.AttributeDeepLab
+    made = networks.networks.AttributeDeepLab
 
     def offline(*arguments: object, pretrained: bool, **more: object) -> torch.nn.Module:
         if pretrained:
             raise OSError("no route to host")
         return made(*arguments, pretrained=False, **more)
 
-    monkeypatch.setattr(recipe_networks.networks, "AttributeDeepLab", offline)
+    monkeypatch.setattr(networks.networks, "AttributeDeepLab", offline)
     settings = read_recipe("attribute-deeplab", smoke=True, changes=["pretrained=true"]).shared
     recipe = {"settings": settings, "channels": 3, "classes": 1, "columns": [], "pos_weight": None}
     with pytest.warns(UserWarning, match="random ones instead"):
-        assert recipe_systems.Segmenter(recipe).recipe["weights"] == "random"
+        assert systems.Segmenter(recipe).recipe["weights"] == "random"
 
 
 def test_predicts_images_of_any_size_in_their_format(runs: Path, tmp_path: Path) -> None:

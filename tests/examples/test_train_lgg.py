@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-import lgg_report
-import train_lgg
-from lgg_evaluation import score, slice_dice
-from train_lgg import main
-from whole_files import read_saved, save_whole
+from examples.lgg import __main__ as lgg_program
+from examples.lgg import report as lgg_report
+from examples.lgg.__main__ import main
+from examples.lgg.evaluation import score, slice_dice
+from examples.saving.whole_files import read_saved, save_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_no_results_but_what_was_trained(
         assert run(standin, tmp_path, "--name", "a", *more) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert expected in line
-    monkeypatch.delattr(train_lgg.L.Trainer, "fit")  # all is trained
+    monkeypatch.delattr(lgg_program.L.Trainer, "fit")  # all is trained
     assert run(standin, tmp_path, "--name", "a", "--resume") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
@@ -122,7 +122,7 @@ def test_a_full_disk_while_training(standin: Path, tmp_path: Path, capsys, full:
     (state / f".part-{full}").symlink_to("/dev/full")
     assert run(standin, tmp_path, "--name", "a", "--resume") == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == f"train_lgg: [Errno 28] No space left on device: '{state / full}'"
+    assert line == f"lgg: [Errno 28] No space left on device: '{state / full}'"
     for path in state.glob("*.ckpt"):
         assert len(read_saved(path)["rows"]) == 2
     assert len([*state.glob("*.ckpt")]) == (full == "1.ckpt")
@@ -137,10 +137,10 @@ def test_resumes_where_it_was_killed(standin: Path, tmp_path: Path, capsys, kill
         for go_on in ([], ["--resume"]):
             assert run(standin, tmp_path, "--name", "killed", *go_on) == 1
             (line,) = capsys.readouterr().err.splitlines()
-            assert line == f"train_lgg: another run is at work in {state}"
+            assert line == f"lgg: another run is at work in {state}"
 
     state = tmp_path / ".part-killed"
-    command = ["examples/train_lgg.py", "--data", standin, "--runs", tmp_path, *SMALL]
+    command = ["-m", "examples.lgg", "--data", standin, "--runs", tmp_path, *SMALL]
     kill([*command, "--name", "killed"], state / "1.ckpt", try_another)
     assert len(read_saved(state / "0.ckpt")["rows"]) == 2
     for content in (b"", (state / "0.ckpt").read_bytes()[:-9]):
@@ -186,7 +186,7 @@ def test_bad_options_are_refused(arguments: list[str], expected: str, capsys) ->
 
 
 def test_runs_as_a_program_with_workers(standin: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "examples/train_lgg.py", "--data", standin, "--runs", tmp_path]
+    command = [sys.executable, "-m", "examples.lgg", "--data", standin, "--runs", tmp_path]
     options = [*SMALL, "--workers", "1", "--name", "a"]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

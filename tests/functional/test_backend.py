@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cases import F16, F32, F64, SMALL, as_read, case, every_formulation
 from gliomaseg_layers.functional import _weighted_loss as choice
 from gliomaseg_layers.functional import outlier_region_loss
-from tolerances import TOLERANCES
+from tests.support.cases import F16, F32, F64, SMALL, as_read, case, every_formulation
+from tests.support.tolerances import TOLERANCES
 
 needs_cuda_build = pytest.mark.skipif(
     not torch.backends.cuda.is_built() or torch.__version__ < "2.8",

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.torch_version import TorchVersion
 
-from cases import SMALL, as_read
 from gliomaseg_layers import CompoundLoss, DiceLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import (
     _weighted_loss,
@@ -21,6 +20,7 @@ from gliomaseg_layers.functional import (
     outlier_region_loss,
     outlier_weight,
 )
+from tests.support.cases import SMALL, as_read
 
 X, Y = torch.rand(2, 1, 6, 8), torch.zeros(2, 1, 6, 8)
 VOLUME = torch.rand(2, 1, 3, 6, 8)

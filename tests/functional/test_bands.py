@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import references
-from cases import F32, F64, random
 from gliomaseg_layers.functional._bands import Band, WindowSums, bands
-from references import array
+from tests.support import references
+from tests.support.cases import F32, F64, random
+from tests.support.references import array
 
 SHAPES = [(3, 19, 23), (5, 8, 5), (1, 40, 3), (2, 9, 7, 5), (4, 1, 6)]
 

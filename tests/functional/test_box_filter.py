@@ -6,10 +6,10 @@ import torch
 from scipy.ndimage import uniform_filter1d
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import references
 from gliomaseg_layers.functional import box_count, box_sum
-from references import array
-from tolerances import TOLERANCES
+from tests.support import references
+from tests.support.references import array
+from tests.support.tolerances import TOLERANCES
 
 CASES = [
     ((1, 1, 1, 1), 1),

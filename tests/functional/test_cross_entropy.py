@@ -4,8 +4,10 @@ from functools import partial
 import pytest
 import torch
 
-import references
-from cases import (
+from gliomaseg_layers.functional import outlier_region_loss
+from gliomaseg_layers.functional._scores import clamped_log
+from tests.support import references
+from tests.support.cases import (
     BF16,
     F16,
     F32,
@@ -21,8 +23,6 @@ from cases import (
     every_mode,
     random,
 )
-from gliomaseg_layers.functional import outlier_region_loss
-from gliomaseg_layers.functional._scores import clamped_log
 
 check_loss = partial(check, outlier_region_loss, references.outlier_region_loss)
 

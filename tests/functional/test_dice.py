@@ -3,10 +3,20 @@ from functools import partial
 import pytest
 import torch
 
-import references
-from cases import F32, F64, HALVES, case, check, either_input, every_mode, outside_of, random
 from gliomaseg_layers.functional import dice_loss
-from tolerances import TOLERANCES
+from tests.support import references
+from tests.support.cases import (
+    F32,
+    F64,
+    HALVES,
+    case,
+    check,
+    either_input,
+    every_mode,
+    outside_of,
+    random,
+)
+from tests.support.tolerances import TOLERANCES
 
 check_loss = partial(check, dice_loss, references.dice_loss)
 

@@ -6,8 +6,8 @@ import torch
 from scipy.ndimage import distance_transform_edt, label
 from torch import Tensor
 
+from examples.noise_image import REGION, descend, noise_areas, noise_test
 from gliomaseg_layers.functional import density_map, outlier_region_loss, outlier_weight
-from noise_image import REGION, descend, noise_areas, noise_test
 
 IMAGE, TARGET = noise_test()
 AREAS = noise_areas()

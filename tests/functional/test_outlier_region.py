@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-import references
-from cases import (
+from gliomaseg_layers.functional import _bands, _pieces, outlier_region_loss
+from gliomaseg_layers.functional._bands import Memory
+from tests.support import references
+from tests.support.cases import (
     F32,
     F64,
     HALVES,
@@ -23,9 +25,7 @@ from cases import (
     every_mode,
     random,
 )
-from gliomaseg_layers.functional import _bands, _pieces, outlier_region_loss
-from gliomaseg_layers.functional._bands import Memory
-from tolerances import TOLERANCES
+from tests.support.tolerances import TOLERANCES
 
 check_loss = partial(check, outlier_region_loss, references.outlier_region_loss)
 

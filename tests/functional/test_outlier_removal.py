@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from cases import as_read, case, every_mode
 from gliomaseg_layers.functional import outlier_weight, remove_outlier_regions
+from tests.support.cases import as_read, case, every_mode
 
 
 def squares(*sides: int) -> torch.Tensor:

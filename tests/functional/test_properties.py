@@ -4,9 +4,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cases import F64, FORMULATIONS, MODES, SMALL, case
 from gliomaseg_layers.functional import box_sum, density_map, outlier_region_loss, outlier_weight
-from tolerances import TOLERANCES
+from tests.support.cases import F64, FORMULATIONS, MODES, SMALL, case
+from tests.support.tolerances import TOLERANCES
 
 seeds = st.integers(0, 2**16)
 sizes = st.integers(1, 14)

@@ -2,13 +2,24 @@ import numpy as np
 import pytest
 import torch
 
-import references
-from cases import F32, F64, HALVES, MODES, SMALL, case, check, every_mode, outside_of, random
 from gliomaseg_layers.functional import density_map, outlier_weight
 from gliomaseg_layers.functional._scores import Scores
 from gliomaseg_layers.functional.region_density import density_of, outlier_weights_of
-from references import array
-from tolerances import TOLERANCES
+from tests.support import references
+from tests.support.cases import (
+    F32,
+    F64,
+    HALVES,
+    MODES,
+    SMALL,
+    case,
+    check,
+    every_mode,
+    outside_of,
+    random,
+)
+from tests.support.references import array
+from tests.support.tolerances import TOLERANCES
 
 CASES = [
     ((2, 19, 23), SMALL),

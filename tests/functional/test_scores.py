@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import references
-from cases import (
+from gliomaseg_layers.functional import dice_loss, outlier_region_loss
+from tests.support import references
+from tests.support.cases import (
     F32,
     F64,
     HALVES,
@@ -18,9 +19,8 @@ from cases import (
     outside_of,
     random,
 )
-from gliomaseg_layers.functional import dice_loss, outlier_region_loss
-from references import array
-from tolerances import TOLERANCES
+from tests.support.references import array
+from tests.support.tolerances import TOLERANCES
 
 check_loss = partial(check, outlier_region_loss, references.outlier_region_loss)
 

@@ -14,8 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 from torch.utils import deterministic
 
-import references
-from cases import (
+from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
+from gliomaseg_layers.functional import _weighted_loss as choice
+from gliomaseg_layers.functional import outlier_region_loss
+from gliomaseg_layers.functional._operator import fused_backward
+from tests.support import references
+from tests.support.cases import (
     F16,
     F32,
     F64,
@@ -27,12 +31,8 @@ from cases import (
     every_formulation,
     random,
 )
-from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
-from gliomaseg_layers.functional import _weighted_loss as choice
-from gliomaseg_layers.functional import outlier_region_loss
-from gliomaseg_layers.functional._operator import fused_backward
-from references import array
-from tolerances import TOLERANCES
+from tests.support.references import array
+from tests.support.tolerances import TOLERANCES
 
 if not (torch.cuda.is_available() or choice.INTERPRETED):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)

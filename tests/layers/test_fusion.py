@@ -9,9 +9,9 @@ from torch.func import functional_call, grad, vmap
 
 from gliomaseg_layers import ChannelAttention, MultiScaleFusion, SpatialAttention
 from gliomaseg_layers.layers import _chunked_fusion
-from module_cases import every_dims, literal_fusion
-from peak_memory import peak_of_training_step
-from tolerances import TOLERANCES
+from tests.support.module_cases import every_dims, literal_fusion
+from tests.support.peak_memory import peak_of_training_step
+from tests.support.tolerances import TOLERANCES
 
 SIZES = {2: (5, 6), 3: (3, 4, 2)}
 LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}

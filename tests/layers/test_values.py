@@ -18,7 +18,7 @@ from gliomaseg_layers import (
     SpatialPyramidPooling,
     UNet,
 )
-from module_cases import literal_fusion
+from tests.support.module_cases import literal_fusion
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from calls import LAYOUTS, dtypes, lay_out, seeds, spatials
-from cases import F64
-from module_cases import LAYERS, inputs, make
+from tests.support.calls import LAYOUTS, dtypes, lay_out, seeds, spatials
+from tests.support.cases import F64
+from tests.support.module_cases import LAYERS, inputs, make
 
 PRECISION = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 

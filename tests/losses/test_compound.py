@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-import references
-from cases import (
+from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
+from gliomaseg_layers.functional import dice_loss, outlier_region_loss
+from tests.support import references
+from tests.support.cases import (
     F32,
     F64,
     HALVES,
@@ -25,10 +27,8 @@ from cases import (
     outside_of,
     random,
 )
-from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
-from gliomaseg_layers.functional import dice_loss, outlier_region_loss
-from references import array
-from tolerances import TOLERANCES
+from tests.support.references import array
+from tests.support.tolerances import TOLERANCES
 
 WEIGHTS = {"alpha": 0.3, "beta": 0.7, "gamma": 1.9}
 

@@ -4,9 +4,9 @@ import pickle
 import pytest
 import torch
 
-from cases import case, random
 from gliomaseg_layers import DiceLoss
 from gliomaseg_layers.functional import dice_loss
+from tests.support.cases import case, random
 
 SETTINGS = {
     "mode": "multilabel",

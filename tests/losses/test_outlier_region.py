@@ -4,9 +4,9 @@ import pickle
 import pytest
 import torch
 
-from cases import F64, SMALL, case, every_formulation, every_mode, random
 from gliomaseg_layers import OutlierRegionLoss
 from gliomaseg_layers.functional import outlier_region_loss
+from tests.support.cases import F64, SMALL, case, every_formulation, every_mode, random
 
 SETTINGS = {
     "mode": "multilabel",

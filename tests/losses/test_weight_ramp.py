@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cases import as_read
 from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
+from tests.support.cases import as_read
 
 COSINE = [(1 - math.cos(math.pi * t / 4)) / 2 for t in range(5)]
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from calls import INDICES, LAYOUTS, dtypes, lay_out, seeds, spatials
 from gliomaseg_layers.metrics import LesionWiseDice, RegionCounts, count_regions, lesion_wise_dice
+from tests.support.calls import INDICES, LAYOUTS, dtypes, lay_out, seeds, spatials
 
 parts = st.sampled_from([0.0, 0.1, 0.3, 0.6, 1.0])
 

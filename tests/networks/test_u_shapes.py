@@ -16,7 +16,7 @@ from gliomaseg_layers import (
     UNet,
 )
 from gliomaseg_layers.networks._blocks import pad
-from module_cases import CHANNELS, NETWORKS, make
+from tests.support.module_cases import CHANNELS, NETWORKS, make
 
 
 def count(network: nn.Module) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from artefacts import ROOT, copy, faults
-from release import refusals, release
+from reliability.artefacts import ROOT, copy, faults
+from reliability.release import refusals, release
 
 PROJECT = {
     "src/gliomaseg_layers/__init__.py": '"""A package."""\n\n__version__ = "1.2.0"\n',

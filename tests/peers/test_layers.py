@@ -18,7 +18,7 @@ from gliomaseg_layers import (
     GatedSegmenter,
     SpatialAttention,
 )
-from module_cases import MODULES, NETWORKS, SIZES, inputs, make
+from tests.support.module_cases import MODULES, NETWORKS, SIZES, inputs, make
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 

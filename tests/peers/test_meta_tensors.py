@@ -5,11 +5,11 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from torch import Tensor, nn
 
-from cases import case
 from gliomaseg_layers.functional import remove_outlier_regions
 from gliomaseg_layers.metrics import LesionWiseDice, RegionCounts
-from module_cases import MODULES, inputs, make
-from steps import LOSSES, STEPS, step
+from tests.support.cases import case
+from tests.support.module_cases import MODULES, inputs, make
+from tests.support.steps import LOSSES, STEPS, step
 
 
 @pytest.mark.parametrize(("name", "mode", "channels"), STEPS)

@@ -2,7 +2,7 @@ import pytest
 
 pytest.importorskip("coverage", reason="needs the extra `dev`")
 
-from interpreted_exits import exits
+from reliability.interpreted_exits import exits
 
 SOURCE = """\
 @jit

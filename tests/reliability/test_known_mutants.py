@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("cosmic_ray", reason="needs the extra `dev`")
 
-from mutant_report import KNOWN
-from mutants import SOURCES
+from reliability.mutant_report import KNOWN
+from reliability.mutants import SOURCES
 
 
 def test_known_mutants_are_of_the_library_as_it_is():

@@ -12,9 +12,9 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from lgg_data import Slice, patient_key, read_image
-from lgg_evaluation import slice_dice
-from paper_formulation import draw_noise_test
+from examples.lgg.data import Slice, patient_key, read_image
+from examples.lgg.evaluation import slice_dice
+from examples.paper_formulation import draw_noise_test
 
 HEADINGS = {
     "dice_all": "Dice, all slices",

@@ -15,10 +15,10 @@ from sklearn.metrics import auc, classification_report, roc_curve
 from torch import Tensor
 from torchmetrics.functional.classification import binary_stat_scores
 
+from examples.recipes.data import Samples, normalisation
+from examples.recipes.sources import POSITION, Item, Source
+from examples.recipes.systems import PresenceClassifier, Segmenter
 from gliomaseg_layers.functional import dice_loss
-from recipe_data import Samples, normalisation
-from recipe_sources import POSITION, Item, Source
-from recipe_systems import PresenceClassifier, Segmenter
 
 SIZES = (0.0, 5.0, 20.0, 50.0, np.inf)  # tumour's diameters, in mm or pixels
 LEVELS = 1001  # of probability, for the ROC curve

@@ -1,6 +1,6 @@
 """Import and use all that is public, in a process that ends where anything asks for a network.
 
-python tests/offline.py
+python -m tests.support.offline
 """
 
 import doctest
@@ -31,8 +31,8 @@ def use_everything() -> None:
     import torch
 
     import gliomaseg_layers
-    from module_cases import LAYERS, MODULES, inputs, make
-    from test_architecture import modules
+    from tests.support.module_cases import LAYERS, MODULES, inputs, make
+    from tests.test_architecture import modules
 
     names = modules()
     if find_spec("timm") is None:  # an extra

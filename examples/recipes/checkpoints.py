@@ -12,12 +12,12 @@ import pandas as pd
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lgg_data import DataError
-from recipe_data import PARTS
-from recipe_settings import check
-from recipe_sources import Item
-from recipe_systems import PresenceClassifier, Segmenter, System
-from whole_files import read_saved, save_whole, write_whole
+from examples.lgg.data import DataError
+from examples.recipes.data import PARTS
+from examples.recipes.settings import check
+from examples.recipes.sources import Item
+from examples.recipes.systems import PresenceClassifier, Segmenter, System
+from examples.saving.whole_files import read_saved, save_whole, write_whole
 
 KINDS: dict[str, type[System]] = {"segmenter": Segmenter, "presence": PresenceClassifier}
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import brats_data
-from lgg_data import (
+from examples.brats import data as brats_data
+from examples.lgg.data import (
     DataError,
     find_slices,
     patient_key,
@@ -22,8 +22,8 @@ from lgg_data import (
     read_image,
     read_mask,
 )
-from recipe_settings import Settings
-from whole_files import replacing
+from examples.recipes.settings import Settings
+from examples.saving.whole_files import replacing
 
 Batch = tuple[Tensor, Tensor, Tensor]
 POSITION = "slice position"

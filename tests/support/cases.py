@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gliomaseg_layers.functional import outlier_region_loss
-from references import Array, array
-from tolerances import TOLERANCES
+from tests.support.references import Array, array
+from tests.support.tolerances import TOLERANCES
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 HALVES = [BF16, F16]

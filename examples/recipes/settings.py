@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lgg_data import DataError
+from examples.lgg.data import DataError
 
 Settings = dict[str, Any]
 

@@ -14,7 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from lgg_data import DataError, check_folder
+from examples.lgg.data import DataError, check_folder
 
 Array = np.ndarray[Any, Any]
 

@@ -10,12 +10,12 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
-from lgg_report import PREDICTION, TRUTH, markdown_table, outline
-from recipe_evaluation import OVERLAPS, by_size, compare, predict_items
-from recipe_settings import Recipe
-from recipe_sources import Item, Source
-from recipe_systems import Segmenter
-from whole_files import write_whole
+from examples.lgg.report import PREDICTION, TRUTH, markdown_table, outline
+from examples.recipes.evaluation import OVERLAPS, by_size, compare, predict_items
+from examples.recipes.settings import Recipe
+from examples.recipes.sources import Item, Source
+from examples.recipes.systems import Segmenter
+from examples.saving.whole_files import write_whole
 
 SHOWN = 4
 CURVES = {

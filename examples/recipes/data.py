@@ -11,8 +11,8 @@ from kornia.constants import DataKey, Resample
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from lgg_data import DataError, Standardise
-from recipe_sources import Batch, Item, Source
+from examples.lgg.data import DataError, Standardise
+from examples.recipes.sources import Batch, Item, Source
 
 PARTS = ("training", "validation", "test")
 

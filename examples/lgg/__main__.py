@@ -26,19 +26,19 @@ from torch import Tensor, nn
 from torchmetrics.classification import BinaryF1Score
 from tqdm import tqdm
 
-from gliomaseg_layers import CompoundLoss
-from lgg_data import (
+from examples.lgg.data import (
     DataError,
     SliceData,
     find_slices,
     read_attributes,
     split_by_patient,
 )
-from lgg_evaluation import score
-from lgg_report import write_report
-from lgg_standin import write_standin
-from run_folder import RESULTS, results_folder
-from whole_files import read_saved, save_whole, write_whole
+from examples.lgg.evaluation import score
+from examples.lgg.report import write_report
+from examples.lgg.standin import write_standin
+from examples.saving.run_folder import RESULTS, results_folder
+from examples.saving.whole_files import read_saved, save_whole, write_whole
+from gliomaseg_layers import CompoundLoss
 
 WARM_START = "warm start (BCE + Dice)"
 # Options that say where and with what, but not what is computed.
@@ -217,6 +217,7 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
+        prog="python -m examples.lgg",
         description=__doc__.splitlines()[0] if __doc__ else None,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -302,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
                 write_standin(folder, seed=options.seed)
             train(options, folder, run)
     except (DataError, MisconfigurationException, OSError) as error:
-        print(f"train_lgg: {error}", file=sys.stderr)
+        print(f"lgg: {error}", file=sys.stderr)
         return 1
     print((target / "report.md").read_text())
     print(f"Results: {target}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lgg_data import DataError
+from examples.lgg.data import DataError
 
 
 @contextmanager

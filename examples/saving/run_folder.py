@@ -8,8 +8,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lgg_data import DataError
-from whole_files import read_json
+from examples.lgg.data import DataError
+from examples.saving.whole_files import read_json
 
 LOCK = ".lock"
 RESULTS = "results"

@@ -18,10 +18,9 @@ import pandas as pd
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from gliomaseg_layers.networks import GatedSegmenter
-from lgg_data import DataError
-from lgg_report import markdown_table
-from recipe_checkpoints import (
+from examples.lgg.data import DataError
+from examples.lgg.report import markdown_table
+from examples.recipes.checkpoints import (
     Checkpoint,
     History,
     Patience,
@@ -30,9 +29,9 @@ from recipe_checkpoints import (
     load_checkpoint,
     read_checkpoint,
 )
-from recipe_data import PARTS, RecipeData, augmentation, split
-from recipe_evaluation import evaluate, importance, presence_report
-from recipe_report import (
+from examples.recipes.data import PARTS, RecipeData, augmentation, split
+from examples.recipes.evaluation import evaluate, importance, presence_report
+from examples.recipes.report import (
     choose_slices,
     draw_curves,
     draw_overlays,
@@ -40,10 +39,11 @@ from recipe_report import (
     training_facts,
     write_report,
 )
-from recipe_settings import Recipe, Settings
-from recipe_sources import Item, Source
-from recipe_systems import PresenceClassifier, Segmenter, System
-from whole_files import read_json, write_whole
+from examples.recipes.settings import Recipe, Settings
+from examples.recipes.sources import Item, Source
+from examples.recipes.systems import PresenceClassifier, Segmenter, System
+from examples.saving.whole_files import read_json, write_whole
+from gliomaseg_layers.networks import GatedSegmenter
 
 Parts = tuple[list[Item], list[Item], list[Item]]
 

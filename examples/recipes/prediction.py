@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-import brats_data
+from examples.brats import data as brats_data
+from examples.lgg.data import FILE_NAME, DataError, patient_key, read_attributes, read_image
+from examples.lgg.report import PREDICTION, outline
+from examples.recipes.checkpoints import load_checkpoint
+from examples.recipes.data import normalisation
+from examples.recipes.sources import encode_attributes
+from examples.recipes.systems import Segmenter
+from examples.saving.whole_files import replacing
 from gliomaseg_layers.networks import GatedSegmenter
-from lgg_data import FILE_NAME, DataError, patient_key, read_attributes, read_image
-from lgg_report import PREDICTION, outline
-from recipe_checkpoints import load_checkpoint
-from recipe_data import normalisation
-from recipe_sources import encode_attributes
-from recipe_systems import Segmenter
-from whole_files import replacing
 
 LOSSLESS = (".tif", ".tiff", ".png", ".bmp")
 ENDINGS = (*LOSSLESS, ".jpg", ".jpeg")

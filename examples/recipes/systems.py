@@ -18,9 +18,9 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
+from examples.recipes.networks import make_network, with_weights
+from examples.recipes.sources import Batch, Item
 from gliomaseg_layers import CompoundLoss, WeightRamp
-from recipe_networks import make_network, with_weights
-from recipe_sources import Batch, Item
 
 
 class System(L.LightningModule):

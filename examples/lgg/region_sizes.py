@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from examples.lgg.data import DataError, find_slices, read_mask
 from gliomaseg_layers.metrics import region_sizes
-from lgg_data import DataError, find_slices, read_mask
 
 PARTS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         slices = [piece for piece in find_slices(options.data) if piece.tumour_pixels]
     except (DataError, OSError) as error:
-        print(f"lgg_region_sizes: {error}", file=sys.stderr)
+        print(f"region_sizes: {error}", file=sys.stderr)
         return 1
     sizes = region_sizes(
         (read_mask(piece.mask) for piece in slices), connectivity=options.connectivity

@@ -7,8 +7,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cases import F32, F64, FORMULATIONS, HALVES, outside_of, scene
-from references import valid_pixels
+from tests.support.cases import F32, F64, FORMULATIONS, HALVES, outside_of, scene
+from tests.support.references import valid_pixels
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 INDICES = [torch.int64, torch.int32, torch.int16, torch.uint8]

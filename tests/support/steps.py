@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cases import FORMULATIONS, MODES, SMALL, case
 from gliomaseg_layers import CompoundLoss, DiceLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import remove_outlier_regions
+from tests.support.cases import FORMULATIONS, MODES, SMALL, case
 
 LOSSES: dict[str, Callable[..., Any]] = {
     "dice": DiceLoss,

@@ -1,8 +1,8 @@
 """Train, evaluate and use the four papers' systems, each with its data, loss and report.
 
-    python examples/recipes.py train mu-net --data kaggle_3m
-    python examples/recipes.py evaluate runs/mu-net/fold-1/mu-net/best.ckpt --data kaggle_3m
-    python examples/recipes.py predict runs/mu-net/fold-1/mu-net/best.ckpt slice.tif --output masks
+    python -m examples.recipes train mu-net --data kaggle_3m
+    python -m examples.recipes evaluate runs/mu-net/fold-1/mu-net/best.ckpt --data kaggle_3m
+    python -m examples.recipes predict runs/mu-net/fold-1/mu-net/best.ckpt slice.tif --output masks
 
 The settings are in recipes.toml. Nothing here is a medical device.
 """
@@ -20,18 +20,18 @@ from pathlib import Path
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-import brats_standin
-import lgg_standin
-from lgg_data import DataError
-from recipe_checkpoints import load_checkpoint
-from recipe_data import PARTS, RecipeData
-from recipe_evaluation import evaluate
-from recipe_prediction import load_predictor, predict
-from recipe_settings import PRESETS, Settings, read_recipe, recipe_names
-from recipe_sources import BratsSource, LggSource, Source
-from recipe_training import first_process, make_trainer, prepare, train
-from run_folder import alone_in, check_plan
-from whole_files import write_whole
+from examples.brats import standin as brats_standin
+from examples.lgg import standin as lgg_standin
+from examples.lgg.data import DataError
+from examples.recipes.checkpoints import load_checkpoint
+from examples.recipes.data import PARTS, RecipeData
+from examples.recipes.evaluation import evaluate
+from examples.recipes.prediction import load_predictor, predict
+from examples.recipes.settings import PRESETS, Settings, read_recipe, recipe_names
+from examples.recipes.sources import BratsSource, LggSource, Source
+from examples.recipes.training import first_process, make_trainer, prepare, train
+from examples.saving.run_folder import alone_in, check_plan
+from examples.saving.whole_files import write_whole
 
 
 def open_source(
@@ -126,7 +126,9 @@ def run_prediction(options: argparse.Namespace, scratch: Path) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     form = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.recipes", description=(__doc__ or "").splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     place = argparse.ArgumentParser(add_help=False)
