@@ -11,10 +11,16 @@ from gliomaseg_layers.layers import (
     SpatialAttention,
     SpatialPyramidPooling,
 )
-from gliomaseg_layers.losses import CompoundLoss, DiceLoss, OutlierRegionLoss, WeightRamp
+from gliomaseg_layers.losses import (
+    CompoundLoss,
+    DensityLoss,
+    DiceLoss,
+    OutlierRegionLoss,
+    WeightRamp,
+)
 from gliomaseg_layers.networks import MSFEN, AttributeDeepLab, GatedSegmenter, MUNet, UNet
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "ASPP",
@@ -23,6 +29,7 @@ __all__ = [
     "AttributeEncoder",
     "ChannelAttention",
     "CompoundLoss",
+    "DensityLoss",
     "DepthwiseSeparableConv",
     "DiceLoss",
     "GatedSegmenter",

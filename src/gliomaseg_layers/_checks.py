@@ -1,16 +1,16 @@
 """Checks of arguments. Each error names the argument, what was expected and what came."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral, Rational, Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 MODES = ("binary", "multilabel", "multiclass")
-FORMULATIONS = ("balanced", "suppress", "penalty", "paper")
 REDUCTIONS = ("none", "mean", "sum")
-BACKENDS = ("auto", "eager", "triton")
 SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
@@ -129,3 +129,58 @@ def check_number(name: str, value: float) -> None:
     fraction = isinstance(value, Rational) and not isinstance(value, Integral)  # unknown to torch
     if not isinstance(value, Real) or isinstance(value, bool) or fraction:
         raise TypeError(f"`{name}` must be a number, got {value!r}")
+
+
+def check_weight(name: str, weight: float | Tensor) -> None:
+    """Check a weight of channels, as far as that needs no input."""
+    if isinstance(weight, Tensor):
+        return
+    if hasattr(weight, "__len__"):  # a list, a tuple, an array of NumPy
+        raise TypeError(
+            f"`{name}` must be a number or a tensor of shape () or (C,), "
+            f"got {weight!r}; write torch.as_tensor({name})"
+        )
+    check_not_negative(name, weight)
+
+
+def check_settings(**settings: Any) -> None:
+    """Check the arguments of a loss by their names, so that a module fails where it is built."""
+    for name, value in settings.items():
+        if not (value is None and name in OPTIONAL):
+            SETTINGS[name](name, value)
+    mode = settings.get("mode")
+    if mode == "multiclass" and settings.get("pos_weight") is not None:
+        raise ValueError(
+            "`pos_weight` weighs the positives of binary and multilabel channels, "
+            "got it with mode='multiclass'; use `class_weights`"
+        )
+    if mode != "multiclass" and settings.get("include_background") is False:
+        raise ValueError(
+            "`include_background` may be False in multiclass mode, whose class 0 it leaves out, "
+            f"got it with mode={mode!r}"
+        )
+    if "inner" in settings:
+        check_windows(settings["inner"], settings["outer"])
+
+
+SETTINGS: dict[str, Callable[[str, Any], object]] = {
+    "mode": partial(check_choice, choices=MODES),
+    "window": check_window,
+    "max_noise_size": check_not_negative,
+    "levels": check_levels,
+    "strength": check_not_negative,
+    "share": check_positive,
+    "inner": check_window,
+    "outer": check_window,
+    "smooth": check_positive,
+    "threshold": check_not_negative,
+    "from_logits": check_bool,
+    "batch": check_bool,
+    "include_background": check_bool,
+    "soft_label": check_bool,
+    "pos_weight": check_weight,
+    "class_weights": check_weight,
+    "ignore_index": check_int,
+    "reduction": partial(check_choice, choices=REDUCTIONS),
+}
+OPTIONAL = ("max_noise_size", "share", "threshold", "pos_weight", "class_weights", "ignore_index")

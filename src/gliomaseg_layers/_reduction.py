@@ -1,6 +1,9 @@
 """The one place that knows what a valid entry is, and what ``reduction`` makes of them."""
 
+import torch
 from torch import Tensor
+
+from gliomaseg_layers._checks import REDUCTIONS, check_choice
 
 
 def keep(values: Tensor, valid: Tensor | None) -> Tensor:
@@ -8,18 +11,25 @@ def keep(values: Tensor, valid: Tensor | None) -> Tensor:
     return values if valid is None else values.where(valid, values.new_zeros(()))
 
 
-def reduce(values: Tensor, valid: Tensor | None, reduction: str) -> Tensor:
+def reduce(
+    values: Tensor, valid: Tensor | None, reduction: str, weights: Tensor | None = None
+) -> Tensor:
     """Reduce a map of losses, in which entries that are not ``valid`` count nothing.
 
     ``valid`` is a boolean map that broadcasts to ``values``, or None where all entries count.
-    The mean of no valid entry is 0, with zero gradient.
+    ``weights`` broadcast likewise: the mean divides by their sum over the valid entries. The mean
+    of no valid entry is 0, with zero gradient.
     """
-    values = keep(values, valid)
+    check_choice("reduction", reduction, REDUCTIONS)
+    values = keep(values if weights is None else values * weights, valid)
     if reduction == "none":
         return values
     total = values.sum()
     if reduction == "sum":
         return total
+    if weights is not None:
+        count = keep(weights.expand_as(values), valid).sum()
+        return total / count.clamp(min=torch.finfo(count.dtype).tiny)
     if valid is None:
         return total / max(values.numel(), 1)
     return total / valid.expand_as(values).sum().clamp(min=1)

@@ -3,13 +3,30 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from gliomaseg_layers._checks import check_beside, check_not_negative
+from gliomaseg_layers._checks import check_beside, check_settings
 from gliomaseg_layers.functional._scores import (
     Scores,
     arithmetic_dtype,
     check_shape,
     clamped_log,
+    read_labelled,
 )
+
+
+def labelled_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    mode: str,
+    from_logits: bool,
+    pos_weight: float | Tensor | None,
+    class_weights: float | Tensor | None,
+    ignore_index: int | None,
+    mask: Tensor | None,
+) -> tuple[Scores, Tensor, Tensor]:
+    """Read an output and its target; return both, and the cross-entropy of every pixel."""
+    check_settings(mode=mode, pos_weight=pos_weight, class_weights=class_weights)
+    scores, target = read_labelled(input, target, mode, from_logits, ignore_index, mask)
+    return scores, target, cross_entropy_map(scores, target, pos_weight, class_weights)
 
 
 def cross_entropy_map(
@@ -20,7 +37,7 @@ def cross_entropy_map(
 ) -> Tensor:
     """Return the cross-entropy of every pixel, or of every pixel and channel, unreduced.
 
-    ``target`` is what ``read_target`` returned; the weights are one number or one per channel.
+    ``target`` is what ``read_labelled`` returned; the weights are one number or one per channel.
     """
     if scores.multiclass:
         return _softmax_cross_entropy(scores.log_probs(), target, class_weights)
@@ -55,15 +72,6 @@ def _softmax_cross_entropy(
     if target.is_floating_point():
         return -(target * weighted).sum(1)
     return -weighted.gather(1, target.unsqueeze(1)).squeeze(1)
-
-
-def check_weight(name: str, weight: float | Tensor | None) -> None:
-    if isinstance(weight, (list, tuple)):
-        raise TypeError(
-            f"`{name}` must be a number or a tensor of shape () or (C,), got {weight!r}"
-        )
-    if weight is not None and not isinstance(weight, Tensor):
-        check_not_negative(name, weight)
 
 
 def per_channel(name: str, weight: float | Tensor, input: Tensor) -> Tensor:

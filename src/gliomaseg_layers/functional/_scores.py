@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gliomaseg_layers._checks import MODES, check_beside, check_choice, check_image, check_int
+from gliomaseg_layers._checks import (
+    MODES,
+    check_beside,
+    check_bool,
+    check_choice,
+    check_image,
+    check_int,
+)
 from gliomaseg_layers._reduction import keep
 
 Shape = tuple[int, ...]
@@ -17,33 +24,31 @@ class Scores:
     """A network's output for every pixel, with its probabilities computed at most once.
 
     Attributes:
-        values: logits or probabilities, ``(N, C, *spatial)``, fp32 or fp64.
+        input: the output as it came.
+        values: the same in fp32 or fp64, 0 outside the image; probabilities lie in [0, 1].
         mode: "binary", "multilabel" or "multiclass".
         from_logits: whether ``values`` are logits.
         valid: None where the whole image is used, else True inside the image: ``(N, *spatial)``
             in multiclass mode, else ``(N, C, *spatial)`` or ``(N, 1, *spatial)``.
     """
 
-    def __init__(
-        self,
-        input: Tensor,
-        mode: str,
-        from_logits: bool,
-        mask: Tensor | None,
-        *,
-        name: str = "input",
-        mask_name: str = "mask",
-    ) -> None:
-        check_input(name, input, mode)
-        wide = arithmetic_dtype(input)
-        narrow_probs = not from_logits and input.dtype != wide
-        self.values: Tensor = _Widen.apply(input, wide) if narrow_probs else input.to(wide)
+    def __init__(self, input: Tensor, mode: str, from_logits: bool, valid: Tensor | None) -> None:
+        self.input = input
         self.mode = mode
         self.from_logits = from_logits
-        self.valid: Tensor | None = None
-        self._forget()
-        if mask is not None:
-            self.exclude(arrange_mask(mask_name, mask, input, self.multiclass))
+        self.valid = valid
+        wide = arithmetic_dtype(input)
+        values = input.to(wide)
+        if not from_logits:
+            if input.dtype != wide:
+                values = _Widen.apply(input, wide)
+            # Resizing may leave probabilities a rounding error outside [0, 1]. Not by `clamp`:
+            # whether that passes a gradient at 0 and 1 themselves depends on the version of torch.
+            values = values.masked_fill(values < 0, 0.0).masked_fill(values > 1, 1.0)
+        self.values: Tensor = keep(values, self.inside)
+        self._log_probs: Tensor | None = None
+        self._probs: Tensor | None = None
+        self._foreground: tuple[Tensor, Tensor] | None = None
 
     @property
     def multiclass(self) -> bool:
@@ -55,18 +60,6 @@ class Scores:
         if self.valid is None or not self.multiclass:
             return self.valid
         return self.valid.unsqueeze(1)
-
-    def exclude(self, valid: Tensor) -> None:
-        """Take the pixels that are not ``valid`` out of the image, with whatever they hold."""
-        self.valid = valid if self.valid is None else self.valid & valid
-        self.values = keep(self.values, self.inside)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Begin anew with what is computed from the values."""
-        self._log_probs: Tensor | None = None
-        self._probs: Tensor | None = None
-        self._foreground: tuple[Tensor, Tensor] | None = None
 
     def log_probs(self) -> Tensor:
         """Return log q_c of every class, for multiclass scores."""
@@ -102,20 +95,51 @@ class Scores:
             found = top > background + log_odds
         else:  # twice both sides, so that a level of a half rounds nothing
             found = top * (2 - 2 * level) > background * (2 * level)
-        return (best + 1).where(found, 0)
+        return (best + 1) * found
 
 
-def read_target(scores: Scores, target: Tensor, ignore_index: int | None) -> Tensor:
-    """Check the target, exclude what it ignores, and return it in the form of the scores.
+def read_scores(
+    input: Tensor,
+    mode: str,
+    from_logits: bool,
+    mask: Tensor | None,
+    *,
+    name: str = "input",
+    mask_name: str = "mask",
+) -> Scores:
+    """Check a network's output and the mask of its image."""
+    check_bool("from_logits", from_logits)
+    check_input(name, input, mode)
+    return Scores(input, mode, from_logits, arrange_mask(mask_name, mask, input, mode))
 
-    Returns class indices ``(N, *spatial)``, or a target ``(N, C, *spatial)`` of the scores' dtype.
+
+def read_labelled(
+    input: Tensor,
+    target: Tensor,
+    mode: str,
+    from_logits: bool,
+    ignore_index: int | None,
+    mask: Tensor | None,
+) -> tuple[Scores, Tensor]:
+    """Check a network's output with its target, and take what is ignored out of the image.
+
+    Returns the scores, and the target: class indices ``(N, *spatial)``, or ``(N, C, *spatial)`` of
+    the scores' dtype.
     """
-    target = arrange_target(scores.values, target, scores.mode, ignore_index)
+    check_bool("from_logits", from_logits)
+    check_input("input", input, mode)
+    valid = arrange_mask("mask", mask, input, mode)
+    target = arrange_target(input, target, mode, ignore_index)
+    indices = mode == "multiclass" and target.dim() < input.dim()
+    if indices and target.is_floating_point():
+        target = target.round()  # a label of 1.9999 is 2
     if ignore_index is not None and can_hold(target.dtype, ignore_index):
-        scores.exclude(target != ignore_index)
-    if scores.multiclass and target.dim() < scores.values.dim():
-        return keep(target, scores.valid).long()
-    return keep(target, scores.inside).to(scores.values.dtype)
+        kept = target != ignore_index
+        valid = kept if valid is None else valid & kept
+    scores = Scores(input, mode, from_logits, valid)
+    if indices:
+        return scores, keep(target, scores.valid).long()
+    return scores, keep(target, scores.inside).to(scores.values.dtype)
 
 
 def arithmetic_dtype(input: Tensor) -> torch.dtype:
@@ -134,12 +158,15 @@ def check_input(name: str, input: Tensor, mode: str) -> None:
         )
 
 
-def arrange_mask(name: str, mask: Tensor, input: Tensor, multiclass: bool) -> Tensor:
+def arrange_mask(name: str, mask: Tensor | None, input: Tensor, mode: str) -> Tensor | None:
     """Check the mask; return a view ``(N, *spatial)`` if multiclass, else ``(N, C or 1, ...)``."""
+    if mask is None:
+        return None
     check_beside(name, mask, input)
     if mask.dtype != torch.bool:
         raise TypeError(f"`{name}` must have dtype torch.bool, got {mask.dtype}")
     full, flat, one_channel = _shapes(input)
+    multiclass = mode == "multiclass"
     check_shape(name, mask, [flat, one_channel] if multiclass else [flat, one_channel, full])
     if mask.dim() == len(flat):
         return mask if multiclass else mask.unsqueeze(1)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from gliomaseg_layers._capture import is_traced, is_transformed
 from gliomaseg_layers._checks import check_image, check_window
 
-__all__ = ["axis_count", "box_count", "box_sum"]
+__all__ = ["axis_count", "box_count", "box_sum", "image_count", "narrowest_integer", "sign_sum"]
 
 
 def box_sum(input: Tensor, window: int | Sequence[int]) -> Tensor:
@@ -108,6 +108,19 @@ def box_count(
     return count
 
 
+def image_count(
+    inside: Tensor | None, like: Tensor, window: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """Count the pixels of the image in every window of maps like some others.
+
+    ``inside`` is True for pixels of the image, None where all are. The counts broadcast to the
+    maps: ``(N or 1, C or 1, *spatial)``.
+    """
+    if inside is None:
+        return box_count(like.shape[2:], window, dtype=dtype, device=like.device)
+    return sign_sum(inside.to(torch.int8), window).to(dtype)
+
+
 def axis_count(size: int, side: int, device: torch.device | str | None = None) -> Tensor:
     """Count the pixels in the window around each pixel of one axis."""
     place = torch.arange(size, device=device)
@@ -125,6 +138,27 @@ class _BoxSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _BoxSum.apply(grad, ctx.window), None
+
+
+def sign_sum(signs: Tensor, window: tuple[int, ...]) -> Tensor:
+    """Sum values of -1, 0 and 1 over a window, in the narrowest integers that hold the sums.
+
+    Sums of integers are exact, and several times cheaper to add than floats. Every axis widens
+    the integers no more than it has to.
+    """
+    volume = 1
+    for axis, side in enumerate(window, start=signs.dim() - len(window)):
+        volume *= side
+        signs = _sum_line(signs.to(narrowest_integer(volume)), axis, side)
+    return signs
+
+
+def narrowest_integer(largest: int) -> torch.dtype:
+    """Return the smallest signed integer dtype that holds a number and its negative."""
+    for dtype in (torch.int8, torch.int16, torch.int32):
+        if largest <= torch.iinfo(dtype).max:
+            return dtype
+    return torch.int64
 
 
 def _window_sums(input: Tensor, window: tuple[int, ...]) -> Tensor:

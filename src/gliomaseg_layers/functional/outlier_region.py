@@ -1,27 +1,20 @@
-"""The outlier-region loss: cross-entropy with a term for regions too small to be believed."""
+"""The losses of outlier regions: one formula each, in torch's own operations."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from gliomaseg_layers._checks import (
-    BACKENDS,
-    FORMULATIONS,
-    MODES,
-    REDUCTIONS,
-    check_bool,
-    check_choice,
-    check_int,
-    check_levels,
-    check_not_negative,
-    check_positive,
-    check_windows,
-)
-from gliomaseg_layers.functional._cross_entropy import check_weight
-from gliomaseg_layers.functional._weighted_loss import weighted_loss
+from gliomaseg_layers._checks import check_levels, check_not_negative, check_positive
+from gliomaseg_layers._reduction import reduce
+from gliomaseg_layers.functional._cross_entropy import labelled_cross_entropy
+from gliomaseg_layers.functional._scores import Scores, clamped_log, read_scores
+from gliomaseg_layers.functional.outlier_weight import outlier_weight_of
+from gliomaseg_layers.functional.region_density import density_of
 
-__all__ = ["check_outlier_settings", "outlier_region_loss"]
+__all__ = ["density_loss", "outlier_penalty", "outlier_region_loss", "outlier_term"]
 
 
 def outlier_region_loss(
@@ -29,57 +22,35 @@ def outlier_region_loss(
     target: Tensor,
     *,
     mode: str = "binary",
-    formulation: str = "balanced",
-    inner: int | Sequence[int] = 7,
-    outer: int | Sequence[int] = 21,
-    smooth: float = 1.0,
-    threshold: float | None = None,
-    strength: float | None = None,
-    levels: Sequence[float] | None = None,
-    share: float = 0.1,
+    window: int | Sequence[int] = 21,
+    max_noise_size: float | None = None,
+    levels: Sequence[float] = (0.1, 0.3, 0.5),
+    strength: float = 1000.0,
+    share: float | None = 0.1,
     from_logits: bool = True,
     pos_weight: float | Tensor | None = None,
     class_weights: float | Tensor | None = None,
     ignore_index: int | None = None,
     mask: Tensor | None = None,
     reduction: str = "mean",
-    backend: str = "auto",
 ) -> Tensor:
-    r"""Cross-entropy with a term for outlier regions: islands too small to be believed.
+    r"""Cross-entropy that counts more inside outlier regions: islands too small to be believed.
 
-    With CE the pixel's cross-entropy, :math:`w_t` the weight of ``outlier_weight`` at level t,
-    :math:`c_t` the class predicted at the pixel at that level, the mean over the levels, and D the
-    density of ``density_map``:
+    With CE the pixel's cross-entropy and w the weight of ``outlier_weight``,
 
     .. math::
-        \text{balanced:} \quad L &= CE \, (1 + k \cdot \mathrm{mean}_t w_t), \quad
-            k = \min(\mathrm{strength}, \mathrm{share} \cdot N / W) \\
-        \text{suppress:} \quad L &= CE \, (1 + \mathrm{strength} \cdot \mathrm{mean}_t w_t) \\
-        \text{penalty:} \quad L &=
-            CE - \mathrm{strength} \cdot \mathrm{mean}_t [w_t \log(1 - q_{c_t})] \\
-        \text{paper:} \quad L &= CE - D
+        L = CE \, (1 + k w), \qquad k = \min(\mathrm{strength}, \mathrm{share} \cdot N / W)
 
-    - "balanced" and "suppress" follow the label: the cross-entropy inside an outlier region counts
-      up to ``1 + strength`` times, which pushes a false island away and a true small region up.
-      In "balanced", N is the number of pixels of the image and W the sum of the weights over it:
-      the flagged pixels of an image together weigh at most ``share`` of it, however many they are.
-      Every image, and every channel of a multilabel map, is balanced by itself.
-    - "penalty" needs no label: it pushes every pixel of an outlier region towards the other
-      classes, a true small region too.
-    - "paper" is eq. 12 of [WAN23] to the letter, for those who reproduce it. D is 0 until
-      predictions are nearly binary, wherever the windows lie within the image (a background at
-      0.18 has 71 pixels in the gap, more than the threshold of 33), so the term does next to
-      nothing early in training; at the border, and on maps of under 10 pixels, it acts sooner.
-      Where it acts it rewards noise: the loss falls as an island's density rises, and descent on
-      -D alone removes none of the four noise regions of a test image after the paper's figure 9
-      (``examples/paper_formulation.py`` shows it).
+    where N is the number of pixels of the image and W the sum of w over it: an error inside an
+    island costs up to ``1 + strength`` times as much, and all flagged pixels of an image together
+    weigh at most ``share`` of it. Every image, and every channel of a multilabel map, has a k of
+    its own. With ``share=None`` k is ``strength``.
 
-    Weights are constant in the gradient, so that all but "paper" add pointwise gradients only.
-    Their second derivatives are those of the cross-entropy; "paper" is twice differentiable too.
-    A program captured with kernels in it (torch.compile, torch.export) has first ones only.
+    The loss follows the label: a false island is pushed away, a true small region up. The weight is
+    constant in the gradient, so that both derivatives are those of the cross-entropy, weighed.
 
-    Known limits of w: an island nearer to a large region of its class than half the outer window
-    is not flagged; lines one or two pixels wide are flagged at any length.
+    Limits: an island nearer to a large region of its class than half the window is not flagged; a
+    line one or two pixels wide is flagged at any length.
 
     Args:
         input: logits, or probabilities with ``from_logits=False``, ``(N, C, H, W)`` or
@@ -89,23 +60,18 @@ def outlier_region_loss(
             ``(N, 1, *spatial)``, or one-hot or soft, floating, ``(N, C, *spatial)``.
         mode: "binary" (C = 1), "multilabel" (C >= 1, independent sigmoid channels) or
             "multiclass" (C >= 2, softmax).
-        formulation: "balanced", "suppress", "penalty" or "paper".
-        inner: side of the inner window in pixels, odd; one int, or one per spatial axis. Its
-            product is the largest area that counts as noise.
-        outer: side of the outer window in pixels, likewise; at least ``inner`` on every axis and
-            larger on one. Thick slices want ``inner=(1, 7, 7), outer=(1, 21, 21)``.
-        smooth: added to both counts of D, in pixels, > 0; "paper" only.
-        threshold: pixels; overrides S of ``outlier_weight``, or T of ``density_map`` in "paper".
-        strength: weight of the term, >= 0; None for 1000 ("balanced"), 4 ("suppress") or 0.1
-            ("penalty"). At 0 all three equal the cross-entropy. "paper" has none.
-        levels: probabilities between 0 and 1 at which outlier regions are looked for; None for 0.1,
-            0.3 and 0.5 ("balanced"), else 0.5. In multiclass mode levels other than 0.5 take class
-            0 for the background. "paper" has none.
-        share: what flagged pixels weigh together, of all pixels of their image, at most; > 0.
-            "balanced" only.
-        from_logits: False where ``input`` holds probabilities in [0, 1]; their logarithms are
-            clamped at -100, with zero gradient where the clamp acts, and their gradient saturates
-            at the largest number of their dtype.
+        window: side of the window in pixels, odd; one int, or one per spatial axis. Thick slices
+            want ``(1, 21, 21)``.
+        max_noise_size: the largest number of pixels that counts as noise; None for
+            ``prod(ceil(window / 3))``, 49 for a window of 21.
+        levels: probabilities between 0 and 1 at which outlier regions are looked for. In
+            multiclass mode levels other than 0.5 take class 0 for the background.
+        strength: the largest weight of a flagged pixel, >= 0; at 0 the loss is the cross-entropy.
+        share: what the flagged pixels of an image weigh together, of all its pixels, at most; > 0.
+            None for no such limit.
+        from_logits: False where ``input`` holds probabilities in [0, 1] (others are clamped); their
+            logarithms are clamped at -100, with zero gradient where a clamp acts, and their
+            gradient saturates at the largest number of their dtype.
         pos_weight: weight of the positives' cross-entropy, one number or ``(C,)``; not in
             multiclass mode.
         class_weights: weight of each channel's cross-entropy, one number or ``(C,)``. The mean
@@ -115,11 +81,6 @@ def outlier_region_loss(
         mask: boolean, False for pixels outside the image; the shape of the map, ``(N, *spatial)``
             or ``(N, 1, *spatial)``.
         reduction: "none", "mean" (over valid entries; 0 where there are none) or "sum".
-        backend: "triton" for its kernels: in 2-D, for logits in fp32, bf16 or fp16, binary and
-            multilabel, windows of up to 63 pixels and 8 levels, on a GPU that Triton serves.
-            "eager" for torch's operations alone. "auto" takes the kernels where they serve, and
-            falls back where they do not. On a CPU binary and multilabel logits have a closed form
-            of their own, 2-D and 3-D, which keeps one map for backward, for "paper" two.
 
     Returns:
         The loss, a scalar; with ``reduction="none"`` a map ``(N, C, *spatial)``, or
@@ -128,11 +89,9 @@ def outlier_region_loss(
     Raises:
         TypeError: an argument has the wrong type or dtype.
         ValueError: an argument is out of its range, or shapes or devices do not fit.
-        RuntimeError: ``backend="triton"`` where its kernels cannot run, with the reason; or a class
-            index out of range (is it `ignore_index`?).
+        RuntimeError: a class index is out of range (is it ``ignore_index``?).
 
-    Source: [WAN23] eq. 12 ("paper"); the others give its aim a gradient that does it.
-    What each does on data, and why the defaults are as they are: docs/outlier_region_loss.md.
+    Source: [WAN23] 3.3 has the aim; ``density_loss`` has its equation 12.
 
     Example:
         >>> import torch
@@ -144,74 +103,197 @@ def outlier_region_loss(
         >>> round(float((loss / plain)[0, 0, 21, 21]), 2)  # 1 + 0.1 * 4096 / 9: a tenth of all
         46.51
     """
-    settings: dict[str, Any] = {
-        "mode": mode,
-        "formulation": formulation,
-        "inner": inner,
-        "outer": outer,
-        "smooth": smooth,
-        "threshold": threshold,
-        "strength": strength,
-        "levels": levels,
-        "share": share,
-        "from_logits": from_logits,
-        "pos_weight": pos_weight,
-        "class_weights": class_weights,
-        "ignore_index": ignore_index,
-    }
-    check_outlier_settings(**settings, reduction=reduction, backend=backend)
-    loss, _ = weighted_loss(
-        input,
-        target,
-        mask=mask,
-        weights=(1.0, 0.0, 1.0),
-        dice_smooth=None,
-        reduction=reduction,
-        backend=backend,
-        settings=settings,
+    scores, _, cross_entropy = labelled_cross_entropy(
+        input, target, mode, from_logits, pos_weight, class_weights, ignore_index, mask
     )
-    return loss
+    term = outlier_term(scores, cross_entropy, window, max_noise_size, levels, strength, share)
+    return reduce(cross_entropy + term, scores.valid, reduction)
 
 
-def check_outlier_settings(
-    *,
-    mode: str,
-    formulation: str,
-    inner: int | Sequence[int],
-    outer: int | Sequence[int],
-    smooth: float,
-    threshold: float | None,
-    strength: float | None,
-    levels: Sequence[float] | None,
-    share: float,
-    from_logits: bool,
-    pos_weight: float | Tensor | None,
-    class_weights: float | Tensor | None,
-    ignore_index: int | None,
-    reduction: str,
-    backend: str,
-) -> None:
-    """Check all that needs no input, so that a module fails where it is built."""
-    check_choice("mode", mode, MODES)
-    check_choice("formulation", formulation, FORMULATIONS)
-    check_choice("reduction", reduction, REDUCTIONS)
-    check_choice("backend", backend, BACKENDS)
-    check_windows(inner, outer)
-    check_positive("smooth", smooth)
-    if threshold is not None:
-        check_not_negative("threshold", threshold)
-    if strength is not None:
+def outlier_term(
+    scores: Scores,
+    cross_entropy: Tensor,
+    window: int | Sequence[int],
+    max_noise_size: float | Tensor | None,
+    levels: Sequence[float],
+    strength: float | Tensor,
+    share: float | Tensor | None,
+) -> Tensor:
+    """Return k w CE, what ``outlier_region_loss`` adds to the cross-entropy of every pixel.
+
+    Numbers may be 0-d tensors here, so that an exported program can take them as inputs.
+    """
+    if not isinstance(strength, Tensor):
         check_not_negative("strength", strength)
-    if levels is not None:
-        check_levels("levels", levels)
-    check_positive("share", share)
-    check_bool("from_logits", from_logits)
-    check_weight("pos_weight", pos_weight)
-    check_weight("class_weights", class_weights)
-    if mode == "multiclass" and pos_weight is not None:
-        raise ValueError(
-            "`pos_weight` weighs the positives of binary and multilabel channels, "
-            "got it with mode='multiclass'; use `class_weights`"
-        )
-    if ignore_index is not None:
-        check_int("ignore_index", ignore_index)
+    weight = outlier_weight_of(scores, window, max_noise_size, levels)
+    if share is None:
+        weight = strength * weight
+    else:
+        if not isinstance(share, Tensor):
+            check_positive("share", share)
+        weight = _balance(weight, scores, strength, share) * weight
+    # 0 times infinity is NaN: a pixel of infinite cross-entropy and weight 0 has a term of 0.
+    return weight * cross_entropy.clamp(max=torch.finfo(cross_entropy.dtype).max)
+
+
+def _balance(
+    weight: Tensor, scores: Scores, strength: float | Tensor, share: float | Tensor
+) -> Tensor:
+    """Return k of every image and channel: no batch or process sees another's pixels."""
+    axes = tuple(range(1 if scores.multiclass else 2, weight.dim()))
+    pixels: int | Tensor = math.prod([weight.shape[axis] for axis in axes])
+    if scores.valid is not None:
+        pixels = scores.valid.sum(axes, keepdim=True)
+    # The floor acts where nothing is flagged.
+    total = weight.sum(axes, keepdim=True).clamp(min=1e-30)
+    return (share * pixels / total).clamp(max=strength)
+
+
+def density_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    mode: str = "binary",
+    inner: int | Sequence[int] = 7,
+    outer: int | Sequence[int] = 21,
+    smooth: float = 1.0,
+    threshold: float | None = None,
+    from_logits: bool = True,
+    pos_weight: float | Tensor | None = None,
+    class_weights: float | Tensor | None = None,
+    ignore_index: int | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Cross-entropy less the region density: equation 12 of [WAN23], to the letter.
+
+    .. math:: L = CE - D
+
+    with CE the pixel's cross-entropy and D the density of ``density_map``. For those who reproduce
+    the paper. Two things were measured:
+
+    - D is 0 until predictions are nearly binary, wherever the windows lie within the image: a
+      background at 0.18 has 71 pixels in the gap, more than the threshold of 33. So the term does
+      next to nothing early in training. At the border, and on maps of under 10 pixels, it acts
+      sooner.
+    - Where it acts it rewards noise: the loss falls as an island's density rises. Descent on -D
+      alone removes none of the four noise regions of a test image after the paper's figure 9.
+
+    The density has a gradient through its sums, and is twice differentiable.
+
+    Args:
+        input: this and the other arguments that are not named here: as for
+            ``outlier_region_loss``.
+        target: likewise.
+        mode: likewise.
+        inner: side of the inner window in pixels, odd; one int, or one per spatial axis.
+        outer: side of the outer window in pixels, likewise; at least ``inner`` on every axis and
+            larger on one. Thick slices want ``inner=(1, 7, 7), outer=(1, 21, 21)``.
+        smooth: added to both counts of D, in pixels, > 0.
+        threshold: T of ``density_map``, in pixels; None for its default, 33 for 7 x 7.
+        from_logits: as for ``outlier_region_loss``.
+        pos_weight: likewise.
+        class_weights: likewise.
+        ignore_index: likewise.
+        mask: likewise.
+        reduction: likewise.
+
+    Returns:
+        The loss, a scalar; with ``reduction="none"`` a map ``(N, C, *spatial)``, or
+        ``(N, *spatial)`` in multiclass mode. fp32, or fp64 for fp64 input.
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: an argument is out of its range, or shapes or devices do not fit.
+        RuntimeError: a class index is out of range (is it ``ignore_index``?).
+
+    Source: [WAN23] eq. 12.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.full((1, 1, 64, 64), -9.0)
+        >>> logits[..., 20:23, 20:23] = 9.0  # a false island, which the density rewards
+        >>> loss = density_loss(logits, torch.zeros(1, 1, 64, 64), reduction="none")
+        >>> bool(loss[0, 0, 21, 21] < torch.nn.functional.softplus(torch.tensor(9.0)))
+        True
+    """
+    scores, _, cross_entropy = labelled_cross_entropy(
+        input, target, mode, from_logits, pos_weight, class_weights, ignore_index, mask
+    )
+    density = density_of(scores, inner, outer, smooth, threshold)
+    return reduce(cross_entropy - density, scores.valid, reduction)
+
+
+def outlier_penalty(
+    input: Tensor,
+    *,
+    mode: str = "binary",
+    window: int | Sequence[int] = 21,
+    max_noise_size: float | None = None,
+    levels: Sequence[float] = (0.5,),
+    from_logits: bool = True,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Penalty on outlier regions that needs no label.
+
+    .. math:: L = -\mathrm{mean}_t \, w_t \log(1 - q_{c_t})
+
+    with :math:`w_t` the weight of ``outlier_weight`` at level t and :math:`c_t` the class predicted
+    there. It is a function of predictions alone, for unlabelled images, to be added to any loss.
+    It pushes every island towards the other classes, a true small region too. A confident island
+    is pushed at least as hard as a doubtful one.
+
+    Args:
+        input: logits, or probabilities with ``from_logits=False``, ``(N, C, *spatial)``.
+        mode: "binary", "multilabel" or "multiclass".
+        window: side of the window in pixels, odd; one int, or one per spatial axis.
+        max_noise_size: as for ``outlier_region_loss``, and so are the others.
+        levels: probabilities at which outlier regions are looked for.
+        from_logits: False where ``input`` holds probabilities in [0, 1].
+        mask: boolean, False for pixels outside the image.
+        reduction: "none", "mean" or "sum".
+
+    Returns:
+        The penalty, a scalar; with ``reduction="none"`` a map ``(N, C, *spatial)``, or
+        ``(N, *spatial)`` in multiclass mode. fp32, or fp64 for fp64 input.
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: an argument is out of its range, or shapes or devices do not fit.
+
+    Source: after the aim of [WAN23] 3.3.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.full((1, 1, 64, 64), -9.0)
+        >>> logits[..., 20:23, 20:23] = 9.0
+        >>> penalty = outlier_penalty(logits, reduction="none")
+        >>> int((penalty > 0).sum())
+        9
+    """
+    scores = read_scores(input, mode, from_logits, mask)
+    check_levels("levels", levels)
+    costs = [
+        outlier_weight_of(scores, window, max_noise_size, (level,))
+        * _cost_of_class(scores, scores.predicted(level))
+        for level in levels
+    ]
+    return reduce(torch.stack(costs).mean(0), scores.valid, reduction)
+
+
+def _cost_of_class(scores: Scores, predicted: Tensor) -> Tensor:
+    """Return -log(1 - q_c) of the class c of every pixel."""
+    values = scores.values
+    if scores.multiclass:
+        predicted = predicted.unsqueeze(1)
+        chosen = values.gather(1, predicted)
+        if not scores.from_logits:
+            return -clamped_log(1 - chosen).squeeze(1)
+        others = values.scatter(1, predicted, float("-inf"))
+        top = others.detach().amax(1, keepdim=True)  # apart, or log k drowns beside huge logits
+        margin = (others - top).logsumexp(1, keepdim=True) + (top - chosen)
+        return -F.logsigmoid(margin).squeeze(1)
+    if scores.from_logits:
+        return -F.logsigmoid((-values).where(predicted, values))
+    return -clamped_log((1 - values).where(predicted, values))

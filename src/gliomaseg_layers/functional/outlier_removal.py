@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gliomaseg_layers._checks import check_tensor
 from gliomaseg_layers.functional._scores import arithmetic_dtype
-from gliomaseg_layers.functional.region_density import outlier_weight
+from gliomaseg_layers.functional.outlier_weight import outlier_weight
 
 __all__ = ["remove_outlier_regions"]
 
@@ -16,9 +16,8 @@ def remove_outlier_regions(
     input: Tensor,
     *,
     mode: str = "binary",
-    inner: int | Sequence[int] = 7,
-    outer: int | Sequence[int] = 21,
-    threshold: float | None = None,
+    window: int | Sequence[int] = 21,
+    max_noise_size: float | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
     r"""Flip the predicted class of every pixel that ``outlier_weight`` flags.
@@ -32,7 +31,7 @@ def remove_outlier_regions(
     is not differentiable in what it flips.
 
     Limits: those of ``outlier_weight``. An island nearer to a large region of its class than half
-    the outer window stays, a line one or two pixels wide goes at any length, and a true region as
+    the window stays, a line one or two pixels wide goes at any length, and a true region as
     small as noise goes too. Where components can be computed (on a CPU, after training),
     ``skimage.morphology.remove_small_objects`` has none of the first two.
 
@@ -40,11 +39,9 @@ def remove_outlier_regions(
         input: a boolean mask, or probabilities, ``(N, C, *spatial)``; probabilities alone in
             multiclass mode. (Of labels such as 0 and 255 write ``mask > 0``.)
         mode: "binary" (C = 1), "multilabel" (C independent channels) or "multiclass" (C >= 2).
-        inner: side of the largest square (cube) that counts as noise, in pixels, odd; one int, or
-            one per spatial axis.
-        outer: side of the outer window in pixels, likewise.
-        threshold: pixels of its class that a flagged pixel has around it at most; None for
-            ``prod(inner)``.
+        window: side of the window in pixels, odd; one int, or one per spatial axis.
+        max_noise_size: the largest number of pixels that counts as noise; None for
+            ``prod(ceil(window / 3))``.
         valid: boolean, True for pixels of the image, as for ``outlier_weight``; others stay.
 
     Returns:
@@ -74,9 +71,9 @@ def remove_outlier_regions(
     weight = outlier_weight(
         input.float() if is_mask else input,
         mode=mode,
-        inner=inner,
-        outer=outer,
-        threshold=threshold,
+        window=window,
+        max_noise_size=max_noise_size,
+        levels=(0.5,),
         valid=valid,
     )
     flagged = weight > 0
@@ -84,7 +81,7 @@ def remove_outlier_regions(
         return input ^ flagged
     if mode != "multiclass":
         return torch.where(flagged, 1 - input, input)
-    # A hair more for each, so that the others share alike where the winner had it all.
+    # The tiny number keeps 0 / 0 away: the others get equal parts where the winner had it all.
     wide = arithmetic_dtype(input)
     others = input.to(wide) + torch.finfo(wide).tiny
     others = others.scatter(1, input.max(1, keepdim=True).indices, 0.0)

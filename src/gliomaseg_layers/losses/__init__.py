@@ -2,7 +2,7 @@
 
 from gliomaseg_layers.losses.compound import CompoundLoss
 from gliomaseg_layers.losses.dice import DiceLoss
-from gliomaseg_layers.losses.outlier_region import OutlierRegionLoss
+from gliomaseg_layers.losses.outlier_region import DensityLoss, OutlierRegionLoss
 from gliomaseg_layers.losses.weight_ramp import WeightRamp
 
-__all__ = ["CompoundLoss", "DiceLoss", "OutlierRegionLoss", "WeightRamp"]
+__all__ = ["CompoundLoss", "DensityLoss", "DiceLoss", "OutlierRegionLoss", "WeightRamp"]

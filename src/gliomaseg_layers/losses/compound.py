@@ -1,49 +1,53 @@
-"""Cross-entropy, Dice and outlier-region loss in one pass."""
+"""Cross-entropy, Dice and outlier term, weighed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from gliomaseg_layers._checks import check_bool, check_choice, check_not_negative, check_positive
-from gliomaseg_layers.functional._weighted_loss import weighted_loss
-from gliomaseg_layers.losses.outlier_region import OutlierRegionLoss
+from gliomaseg_layers._checks import check_bool, check_not_negative
+from gliomaseg_layers._reduction import reduce
+from gliomaseg_layers.functional._cross_entropy import labelled_cross_entropy
+from gliomaseg_layers.losses.dice import DiceLoss
+from gliomaseg_layers.losses.outlier_region import DensityLoss, OutlierRegionLoss
 
 __all__ = ["CompoundLoss"]
 
+WEIGHTS = ("alpha", "beta", "gamma")
+
 
 class CompoundLoss(nn.Module):
-    r"""Weighted sum of cross-entropy, Dice loss and outlier-region term.
+    r"""Weighted sum of cross-entropy, Dice loss and outlier term.
 
     .. math:: L = \alpha \, CE + \beta \, Dice + \gamma \, O
 
-    O is what the outlier-region loss adds to the cross-entropy, so that CE is counted once. With
-    ``formulation="paper"`` O is the whole loss, CE - D, as eq. 13 has it: CE is then counted
-    twice, with weight :math:`\alpha + \gamma`. Sigmoid or softmax and CE are computed once for all
-    three terms.
+    O is what ``outlier`` adds to its cross-entropy: k w CE of an :class:`OutlierRegionLoss`, -D of
+    a :class:`DensityLoss`. Cross-entropy, sigmoid and softmax are computed once for all three.
+    Equation 13 of [WAN23], with its three weights of 1, is ``CompoundLoss(DensityLoss(),
+    alpha=2.0)``: its third term holds the cross-entropy a second time.
 
     The weights are non-persistent 0-d buffers ``alpha``, ``beta`` and ``gamma``: they move with
     ``.to()``, keep double precision whatever dtype the module is cast to, and can be raised during
-    training by :class:`WeightRamp` without a recompilation. The ``state_dict`` is empty.
+    training by :class:`WeightRamp` without a recompilation. A weight of 0 switches its term off for
+    good: it is not computed. The ``state_dict`` is empty.
 
     Args:
+        outlier: the loss that brings the cross-entropy and the outlier term, with ``mode``, pixel
+            weights, ``ignore_index``, ``from_logits`` and ``reduction`` ("mean" or "sum", of every
+            term); None for ``OutlierRegionLoss()``, the default for binary masks.
+        dice: the Dice loss, with the mode and ``ignore_index`` of ``outlier``, whose
+            ``from_logits`` and ``reduction`` hold for it too; None for one that fits ``outlier``.
         alpha: weight of the cross-entropy, >= 0.
         beta: weight of the Dice loss, >= 0. [WANG-MSFEN] has 0.3 / 0.7 and 0.7 / 0.3 with gamma 0.
         gamma: weight of the outlier term, >= 0.
-        dice_smooth: ``smooth`` of the Dice loss, in pixels, > 0.
-        mode: this, and all arguments up to ``backend`` but ``reduction``, are those of
-            :func:`gliomaseg_layers.functional.outlier_region_loss`. The pixel weights apply to the
-            cross-entropy, not to Dice; ``pos_weight`` is [LGG-GATE]'s.
-        reduction: "mean" or "sum", of every term. There is no "none": Dice has no value per pixel.
 
     Shapes: ``input`` ``(N, C, *spatial)``; ``target`` like it, or class indices ``(N, *spatial)``
-    in multiclass mode; the result is a scalar.
+    in multiclass mode; ``mask`` boolean, False outside the image; the result is a scalar.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: an argument is out of its range.
-        RuntimeError: ``backend="triton"`` where its kernels cannot run, or a class index out of
-            range.
+        ValueError: an argument is out of its range, or the two losses do not fit.
+        RuntimeError: a class index is out of range.
 
     Source: [WAN23] eq. 13.
 
@@ -52,6 +56,7 @@ class CompoundLoss(nn.Module):
         >>> criterion = CompoundLoss()
         >>> logits = torch.randn(2, 1, 32, 32, requires_grad=True)
         >>> target = torch.rand(2, 1, 32, 32) > 0.9
+        >>> criterion.check_values(logits, target)  # once, on a first batch
         >>> loss, terms = criterion(logits, target, return_terms=True)
         >>> loss.backward()
         >>> sorted(terms)
@@ -64,89 +69,104 @@ class CompoundLoss(nn.Module):
 
     def __init__(
         self,
+        outlier: OutlierRegionLoss | DensityLoss | None = None,
+        dice: DiceLoss | None = None,
+        *,
         alpha: float = 1.0,
         beta: float = 1.0,
         gamma: float = 1.0,
-        *,
-        mode: str = "binary",
-        formulation: str = "balanced",
-        dice_smooth: float = 1.0,
-        inner: int | Sequence[int] = 7,
-        outer: int | Sequence[int] = 21,
-        smooth: float = 1.0,
-        threshold: float | None = None,
-        strength: float | None = None,
-        levels: Sequence[float] | None = None,
-        share: float = 0.1,
-        from_logits: bool = True,
-        pos_weight: float | Tensor | None = None,
-        class_weights: float | Tensor | None = None,
-        ignore_index: int | None = None,
-        reduction: str = "mean",
-        backend: str = "auto",
     ) -> None:
         super().__init__()
-        for name, weight in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
+        if outlier is None:
+            outlier = OutlierRegionLoss()
+        if not isinstance(outlier, (OutlierRegionLoss, DensityLoss)):
+            raise TypeError(
+                f"`outlier` must be an OutlierRegionLoss or a DensityLoss, got {outlier!r}"
+            )
+        if outlier.reduction == "none":
+            raise ValueError(
+                "`outlier` must have reduction 'mean' or 'sum', for Dice has no value per pixel, "
+                "got reduction='none'"
+            )
+        if dice is None:
+            dice = DiceLoss(outlier.mode, ignore_index=outlier.ignore_index)
+        if not isinstance(dice, DiceLoss):
+            raise TypeError(f"`dice` must be a DiceLoss, got {dice!r}")
+        for name, own, others in (
+            ("mode", dice.mode, outlier.mode),
+            ("ignore_index", dice.ignore_index, outlier.ignore_index),
+        ):
+            if own != others:
+                raise ValueError(
+                    f"`dice` must have the {name} of `outlier`, {others!r}, got {own!r}"
+                )
+        self.outlier = outlier
+        self.dice = dice
+        for name, weight in zip(WEIGHTS, (alpha, beta, gamma), strict=True):
             check_not_negative(name, weight)
             self.register_buffer(
                 name, torch.tensor(weight, dtype=torch.float64, device="cpu"), persistent=False
             )
-        check_choice("reduction", reduction, ("mean", "sum"))
-        check_positive("dice_smooth", dice_smooth)
-        self.dice_smooth = dice_smooth
-        self.outlier = OutlierRegionLoss(
-            mode=mode,
-            formulation=formulation,
-            inner=inner,
-            outer=outer,
-            smooth=smooth,
-            threshold=threshold,
-            strength=strength,
-            levels=levels,
-            share=share,
-            from_logits=from_logits,
-            pos_weight=pos_weight,
-            class_weights=class_weights,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            backend=backend,
-        )
+        # Decided here once: nothing may wait for a tensor's value in a step.
+        self.computed = {"ce": alpha > 0, "dice": beta > 0, "outlier": gamma > 0}
 
     def forward(
         self,
         input: Tensor,
         target: Tensor,
-        return_terms: bool = False,
-        *,
         mask: Tensor | None = None,
+        *,
+        return_terms: bool = False,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; with ``return_terms`` also its terms, detached and unweighted."""
-        check_bool("return_terms", return_terms)  # a mask may have come in its place
-        # Copies: a ramp may step, in place, between this forward and its backward.
-        alpha, beta, gamma = (weight.clone() for weight in (self.alpha, self.beta, self.gamma))
-        paper = self.outlier.formulation == "paper"  # whose term holds the cross-entropy again
-        loss, (ce, dice, outlier) = weighted_loss(
+        """Return the loss; with ``return_terms`` also its terms, detached and unweighted.
+
+        The terms are "ce", "dice" and "outlier"; one that is switched off is 0.
+        """
+        check_bool("return_terms", return_terms)
+        scores, labels, cross_entropy = labelled_cross_entropy(
             input,
             target,
             mask=mask,
-            weights=(alpha + gamma if paper else alpha, beta, gamma),
-            dice_smooth=self.dice_smooth,
-            reduction=self.outlier.reduction,
-            backend=self.outlier.backend,
-            settings=self.outlier.term_arguments(),
+            **self.outlier.settings(
+                "mode", "from_logits", "pos_weight", "class_weights", "ignore_index"
+            ),
         )
+        reduction = self.outlier.reduction
+        ce = dice = outlier = cross_entropy.new_zeros(())
+        if self.computed["ce"]:
+            ce = reduce(cross_entropy, scores.valid, reduction)
+        if self.computed["dice"]:
+            dice = self.dice.of(scores, labels, reduction)
+        if self.computed["outlier"]:
+            term = self.outlier.term(scores, cross_entropy)
+            outlier = reduce(term, scores.valid, reduction)
+        # Copies: a ramp may step, in place, between this forward and its backward.
+        alpha, beta, gamma = (
+            weight.to(ce.dtype, copy=True) for weight in (self.alpha, self.beta, self.gamma)
+        )
+        loss = alpha * ce + beta * dice + gamma * outlier
         if not return_terms:
             return loss
-        return loss, {"ce": ce, "dice": dice, "outlier": ce + outlier if paper else outlier}
+        terms = {"ce": ce, "dice": dice, "outlier": outlier}
+        return loss, {name: value.detach() for name, value in terms.items()}
+
+    def check_values(self, input: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
+        """Look for values that would make the loss silently wrong; call it on a first batch.
+
+        See :meth:`OutlierRegionLoss.check_values`.
+        """
+        self.outlier.check_values(input, target, mask)
 
     def extra_repr(self) -> str:
-        weights = {name: getattr(self, name) for name in ("alpha", "beta", "gamma")}
-        shown = (f"{name}={'?' if w.is_meta else f'{float(w):g}'}" for name, w in weights.items())
-        return f"{', '.join(shown)}, dice_smooth={self.dice_smooth}"
+        weights = {name: getattr(self, name) for name in WEIGHTS}
+        return ", ".join(
+            f"{name}={'?' if weight.is_meta else f'{float(weight):g}'}"
+            for name, weight in weights.items()
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CompoundLoss":
         """Move the weights with the module, but never round them to the dtype it is cast to."""
-        exact = {name: getattr(self, name) for name in ("alpha", "beta", "gamma")}
+        exact = {name: getattr(self, name) for name in WEIGHTS}
         try:
             for name, weight in exact.items():
                 self._buffers[name] = weight.float()  # what every device can hold

@@ -1,27 +1,22 @@
 """Module face of ``functional.dice_loss``."""
 
-from collections.abc import Callable
+from torch import Tensor
 
-from torch import Tensor, nn
-
-from gliomaseg_layers._checks import (
-    MODES,
-    REDUCTIONS,
-    check_bool,
-    check_choice,
-    check_int,
-    check_positive,
-)
 from gliomaseg_layers.functional import dice_loss
+from gliomaseg_layers.functional._scores import Scores
+from gliomaseg_layers.functional.dice import dice_of
+from gliomaseg_layers.losses._segmentation_loss import SegmentationLoss
 
 __all__ = ["DiceLoss"]
 
 
-class DiceLoss(nn.Module):
+class DiceLoss(SegmentationLoss):
     """Soft Dice loss of every sample and class.
 
     The module of :func:`gliomaseg_layers.functional.dice_loss`, which has the formula and says
-    what the arguments mean and what is raised.
+    what the arguments mean. For soft targets take ``soft_label=True``: the plain loss is not least
+    where prediction and soft target agree. ``check_values(input, target, mask)`` looks once for
+    values that would make the loss silently wrong.
 
     Shapes: ``input`` ``(N, C, *spatial)``; ``target`` like it, or class indices ``(N, *spatial)``
     in multiclass mode; the result is a scalar; with ``reduction="none"`` ``(N, C)``, or
@@ -41,48 +36,35 @@ class DiceLoss(nn.Module):
         tensor(0.)
     """
 
-    __call__: Callable[..., Tensor]
-
     def __init__(
         self,
-        *,
         mode: str = "binary",
+        *,
         smooth: float = 1.0,
-        from_logits: bool = True,
         batch: bool = False,
+        include_background: bool = True,
+        class_weights: float | Tensor | None = None,
+        soft_label: bool = False,
+        from_logits: bool = True,
         ignore_index: int | None = None,
         reduction: str = "mean",
     ) -> None:
-        super().__init__()
-        check_choice("mode", mode, MODES)
-        check_choice("reduction", reduction, REDUCTIONS)
-        check_positive("smooth", smooth)
-        check_bool("from_logits", from_logits)
-        check_bool("batch", batch)
-        if ignore_index is not None:
-            check_int("ignore_index", ignore_index)
-        self.mode = mode
-        self.smooth = smooth
-        self.from_logits = from_logits
-        self.batch = batch
-        self.ignore_index = ignore_index
-        self.reduction = reduction
+        super().__init__(
+            mode=mode,
+            smooth=smooth,
+            batch=batch,
+            include_background=include_background,
+            class_weights=class_weights,
+            soft_label=soft_label,
+            from_logits=from_logits,
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
 
     def forward(self, input: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        return dice_loss(
-            input,
-            target,
-            mode=self.mode,
-            smooth=self.smooth,
-            from_logits=self.from_logits,
-            batch=self.batch,
-            ignore_index=self.ignore_index,
-            mask=mask,
-            reduction=self.reduction,
-        )
+        return dice_loss(input, target, mask=mask, **self.settings())
 
-    def extra_repr(self) -> str:
-        return (
-            f"mode={self.mode!r}, smooth={self.smooth}, from_logits={self.from_logits}, "
-            f"batch={self.batch}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"
-        )
+    def of(self, scores: Scores, target: Tensor, reduction: str) -> Tensor:
+        """Return the loss of scores and a target that were read already, for ``CompoundLoss``."""
+        names = ("smooth", "batch", "include_background", "class_weights", "soft_label")
+        return dice_of(scores, target, reduction=reduction, **self.settings(*names))

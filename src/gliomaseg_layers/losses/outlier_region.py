@@ -1,22 +1,25 @@
-"""Module face of ``functional.outlier_region_loss``."""
+"""Module faces of ``functional.outlier_region_loss`` and ``functional.density_loss``."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from gliomaseg_layers.functional import outlier_region_loss
-from gliomaseg_layers.functional.outlier_region import check_outlier_settings
+from gliomaseg_layers.functional import density_loss, outlier_region_loss
+from gliomaseg_layers.functional._scores import Scores
+from gliomaseg_layers.functional.outlier_region import outlier_term
+from gliomaseg_layers.functional.region_density import density_of
+from gliomaseg_layers.losses._segmentation_loss import SegmentationLoss
 
-__all__ = ["OutlierRegionLoss"]
+__all__ = ["DensityLoss", "OutlierRegionLoss"]
 
 
-class OutlierRegionLoss(nn.Module):
-    """Cross-entropy with a term for outlier regions: islands too small to be believed.
+class OutlierRegionLoss(SegmentationLoss):
+    """Cross-entropy that counts more inside outlier regions: islands too small to be believed.
 
     The module of :func:`gliomaseg_layers.functional.outlier_region_loss`, which has the formula
-    and says what the arguments mean, what is raised, and what each formulation does. Weights
-    given as tensors move with ``.to()``; a loss learns nothing, so its ``state_dict`` is empty.
+    and says what the arguments mean. Weights given as tensors move with ``.to()``; a loss learns
+    nothing, so its ``state_dict`` is empty. ``check_values(input, target, mask)`` looks once for
+    values that would make it silently wrong.
 
     Shapes: ``input`` ``(N, C, *spatial)``; ``target`` like it, or class indices ``(N, *spatial)``
     in multiclass mode; the result is a scalar, or a map with ``reduction="none"``.
@@ -24,14 +27,13 @@ class OutlierRegionLoss(nn.Module):
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range.
-        RuntimeError: ``backend="triton"`` where its kernels cannot run, or a class index out of
-            range.
+        RuntimeError: a class index is out of range.
 
-    Source: [WAN23] eq. 12 for ``formulation="paper"``.
+    Source: [WAN23] 3.3 has the aim.
 
     Example:
         >>> import torch
-        >>> loss = OutlierRegionLoss(mode="multiclass")
+        >>> loss = OutlierRegionLoss("multiclass")
         >>> logits = torch.randn(2, 4, 32, 32, requires_grad=True)
         >>> target = torch.randint(4, (2, 32, 32))
         >>> loss(logits, target).backward()
@@ -39,81 +41,100 @@ class OutlierRegionLoss(nn.Module):
         torch.Size([])
     """
 
-    __call__: Callable[..., Tensor]
-
     def __init__(
         self,
-        *,
         mode: str = "binary",
-        formulation: str = "balanced",
-        inner: int | Sequence[int] = 7,
-        outer: int | Sequence[int] = 21,
-        smooth: float = 1.0,
-        threshold: float | None = None,
-        strength: float | None = None,
-        levels: Sequence[float] | None = None,
-        share: float = 0.1,
+        *,
+        window: int | Sequence[int] = 21,
+        max_noise_size: float | None = None,
+        levels: Sequence[float] = (0.1, 0.3, 0.5),
+        strength: float = 1000.0,
+        share: float | None = 0.1,
         from_logits: bool = True,
         pos_weight: float | Tensor | None = None,
         class_weights: float | Tensor | None = None,
         ignore_index: int | None = None,
         reduction: str = "mean",
-        backend: str = "auto",
     ) -> None:
-        super().__init__()
-        self.mode = mode
-        self.formulation = formulation
-        self.inner = inner
-        self.outer = outer
-        self.smooth = smooth
-        self.threshold = threshold
-        self.strength = strength
-        self.levels = levels
-        self.share = share
-        self.from_logits = from_logits
-        self.pos_weight: float | Tensor | None
-        self.class_weights: float | Tensor | None
-        self._keep_weight("pos_weight", pos_weight)
-        self._keep_weight("class_weights", class_weights)
-        self.ignore_index = ignore_index
-        self.reduction = reduction
-        self.backend = backend
-        check_outlier_settings(**self.term_arguments(), reduction=reduction, backend=backend)
-
-    def forward(self, input: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        return outlier_region_loss(
-            input,
-            target,
-            mask=mask,
-            reduction=self.reduction,
-            backend=self.backend,
-            **self.term_arguments(),
+        super().__init__(
+            mode=mode,
+            window=window,
+            max_noise_size=max_noise_size,
+            levels=levels,
+            strength=strength,
+            share=share,
+            from_logits=from_logits,
+            pos_weight=pos_weight,
+            class_weights=class_weights,
+            ignore_index=ignore_index,
+            reduction=reduction,
         )
 
-    def term_arguments(self) -> dict[str, Any]:
-        """Return the arguments that decide the value of the loss at a pixel."""
-        return {
-            "mode": self.mode,
-            "formulation": self.formulation,
-            "inner": self.inner,
-            "outer": self.outer,
-            "smooth": self.smooth,
-            "threshold": self.threshold,
-            "strength": self.strength,
-            "levels": self.levels,
-            "share": self.share,
-            "from_logits": self.from_logits,
-            "pos_weight": self.pos_weight,
-            "class_weights": self.class_weights,
-            "ignore_index": self.ignore_index,
-        }
+    def forward(self, input: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        return outlier_region_loss(input, target, mask=mask, **self.settings())
 
-    def extra_repr(self) -> str:
-        shown = self.term_arguments() | {"reduction": self.reduction, "backend": self.backend}
-        return ", ".join(f"{name}={value!r}" for name, value in shown.items() if value is not None)
+    def term(self, scores: Scores, cross_entropy: Tensor) -> Tensor:
+        """Return what the loss adds to the cross-entropy of every pixel, for ``CompoundLoss``."""
+        settings = self.settings("window", "max_noise_size", "levels", "strength", "share")
+        return outlier_term(scores, cross_entropy, **settings)
 
-    def _keep_weight(self, name: str, weight: float | Tensor | None) -> None:
-        if isinstance(weight, Tensor):
-            self.register_buffer(name, weight, persistent=False)
-        else:
-            setattr(self, name, weight)
+
+class DensityLoss(SegmentationLoss):
+    """Cross-entropy less the region density: equation 12 of [WAN23], to the letter.
+
+    The module of :func:`gliomaseg_layers.functional.density_loss`, which has the formula, says what
+    the arguments mean, and what was measured: where the density acts it rewards noise. Everything
+    else is as in :class:`OutlierRegionLoss`.
+
+    Equation 13, with its three weights of 1, is ``CompoundLoss(DensityLoss(), alpha=2.0)``: its
+    third term, the whole of equation 12, holds the cross-entropy a second time.
+
+    Shapes: as for :class:`OutlierRegionLoss`.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of its range.
+        RuntimeError: a class index is out of range.
+
+    Source: [WAN23] eq. 12.
+
+    Example:
+        >>> import torch
+        >>> loss = DensityLoss(inner=3, outer=9)
+        >>> loss(torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        mode: str = "binary",
+        *,
+        inner: int | Sequence[int] = 7,
+        outer: int | Sequence[int] = 21,
+        smooth: float = 1.0,
+        threshold: float | None = None,
+        from_logits: bool = True,
+        pos_weight: float | Tensor | None = None,
+        class_weights: float | Tensor | None = None,
+        ignore_index: int | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(
+            mode=mode,
+            inner=inner,
+            outer=outer,
+            smooth=smooth,
+            threshold=threshold,
+            from_logits=from_logits,
+            pos_weight=pos_weight,
+            class_weights=class_weights,
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
+
+    def forward(self, input: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        return density_loss(input, target, mask=mask, **self.settings())
+
+    def term(self, scores: Scores, cross_entropy: Tensor) -> Tensor:
+        """Return what the loss adds to the cross-entropy of every pixel, for ``CompoundLoss``."""
+        return -density_of(scores, **self.settings("inner", "outer", "smooth", "threshold"))

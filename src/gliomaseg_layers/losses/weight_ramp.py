@@ -4,14 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from gliomaseg_layers._checks import check_choice, check_int, check_not_negative
 from gliomaseg_layers.losses.compound import CompoundLoss
 
 __all__ = ["WeightRamp"]
 
 SHAPES = ("linear", "cosine", "step")
+TERMS = {"alpha": "ce", "beta": "dice", "gamma": "outlier"}
 
 
 class WeightRamp:
@@ -30,7 +29,7 @@ class WeightRamp:
     again. Save its :meth:`state_dict` beside the optimiser's: the loss itself keeps no state.
 
     Args:
-        loss: the loss whose weight is raised.
+        loss: the loss whose weight is raised, built with a weight that is not 0.
         name: "alpha", "beta" or "gamma".
         total_steps: step at which ``end`` is reached, warm-up included; > ``warmup_steps``.
         start: weight at step 0 and through the warm-up, >= 0.
@@ -67,9 +66,14 @@ class WeightRamp:
         warmup_steps: int = 0,
         shape: str = "linear",
     ) -> None:
-        check_choice("name", name, ("alpha", "beta", "gamma"))
-        if not isinstance(getattr(loss, name, None), Tensor):
+        if not isinstance(loss, CompoundLoss):
             raise TypeError(f"`loss` must be a CompoundLoss, got {type(loss).__name__}")
+        check_choice("name", name, tuple(TERMS))
+        if not loss.computed[TERMS[name]]:
+            raise ValueError(
+                f"`loss` must have a weight {name!r} that is not 0, which switches its term off "
+                f"for good, got {name}=0; the ramp itself begins at `start`"
+            )
         check_int("total_steps", total_steps)
         check_int("warmup_steps", warmup_steps)
         check_not_negative("warmup_steps", warmup_steps)

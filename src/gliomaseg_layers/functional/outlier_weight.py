@@ -1,0 +1,265 @@
+"""The outlier weight: which pixels lie in regions too small to be believed, by exact counts.
+
+Here are its definition in torch's own operations, and the choice between that and the kernels of
+``outlier_weight_triton.py``, which compute the same on a GPU.
+"""
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gliomaseg_layers._capture import is_transformed
+from gliomaseg_layers._checks import check_levels, check_not_negative, check_window
+from gliomaseg_layers._reduction import keep
+from gliomaseg_layers.functional._scores import Scores, read_scores
+from gliomaseg_layers.functional.box_filter import image_count, narrowest_integer, sign_sum
+
+__all__ = [
+    "counted_weight",
+    "outlier_weight",
+    "outlier_weight_backend",
+    "outlier_weight_of",
+    "triton_weight",
+]
+
+NO_TRITON = None if importlib.util.find_spec("triton") else "Triton is not installed"
+LARGEST_WINDOW = 63  # a row of it lies in three words of the kernels' bits
+MOST_LEVELS = 8
+
+
+def outlier_weight(
+    input: Tensor,
+    *,
+    mode: str = "binary",
+    from_logits: bool = False,
+    window: int | Sequence[int] = 21,
+    max_noise_size: float | None = None,
+    levels: Sequence[float] = (0.1, 0.3, 0.5),
+    valid: Tensor | None = None,
+) -> Tensor:
+    r"""Flag the pixels of outlier regions, and weigh them by how much of an outlier they are.
+
+    At a level t let :math:`c_t(p)` be the class predicted at pixel p: white where :math:`q > t` in
+    binary and multilabel mode; in multiclass mode the argmax of :math:`t q_0` and of
+    :math:`(1 - t) q_c` of the other classes, class 0 being the background. Ties go to the lower
+    class. With :math:`J_t(p)` the number of pixels in the window around p that have the class
+    :math:`c_t(p)` too, and :math:`n(p)` the number of all pixels of the image in that window,
+
+    .. math::
+        w_t(p) = \begin{cases}
+            1 - J_t / n & \text{if } J_t \le S \text{ and } 2 J_t \le n \\
+            0 & \text{else}
+        \end{cases}
+        \qquad w(p) = \text{the mean of } w_t(p) \text{ over the levels}
+
+    so a pixel is flagged where its class fills at most S pixels of its window. With a window of 21
+    pixels S is 49: every pixel of a lone region of at most 7 x 7 is flagged, no pixel of a lone
+    8 x 8. A level below 0.5 sees islands that are about to appear. The counts are exact integers,
+    w lies in [0.5, 1) where it is not 0 at a single level, and it carries no gradient.
+
+    Limits: an island nearer to a large region of its class than half the window is not flagged,
+    and a line one or two pixels wide is flagged at any length.
+
+    Args:
+        input: probabilities, or logits with ``from_logits``, ``(N, C, *spatial)``.
+        mode: "binary" (C = 1), "multilabel" (C independent channels) or "multiclass" (C >= 2).
+        from_logits: whether ``input`` are logits.
+        window: side of the window in pixels, odd; one int, or one per spatial axis. Thick slices
+            want ``(1, 21, 21)``.
+        max_noise_size: S, the largest number of pixels that counts as noise; None for
+            ``prod(ceil(window / 3))``.
+        levels: probabilities between 0 and 1 at which the predicted class is taken.
+        valid: boolean, True for pixels of the image; the shape of the result, ``(N, *spatial)`` or
+            ``(N, 1, *spatial)``. Others enter no count, and w is 0 there.
+
+    Returns:
+        w, ``(N, C, *spatial)``, or ``(N, *spatial)`` in multiclass mode; fp32, or fp64 for fp64.
+
+    Raises:
+        TypeError: ``input`` is not floating, or an argument has the wrong type.
+        ValueError: an argument is out of its range, or a shape does not fit.
+
+    Source: after the aim of [WAN23] 3.3 ("the lower the density, the greater the need to assign a
+    greater loss value"); one window and hard counts replace its eq. 4-11.
+
+    Example:
+        >>> import torch
+        >>> image = torch.zeros(1, 1, 64, 64)
+        >>> image[..., 8:15, 8:15] = 1  # 7 x 7: noise
+        >>> image[..., 40:48, 40:48] = 1  # 8 x 8: a region
+        >>> weight = outlier_weight(image)[0, 0]
+        >>> float(weight[11, 11]), float(weight[44, 44]), int((weight > 0).sum())
+        (0.8888888955116272, 0.0, 49)
+    """
+    scores = read_scores(input, mode, from_logits, valid, mask_name="valid")
+    return outlier_weight_of(scores, window, max_noise_size, levels)
+
+
+def outlier_weight_of(
+    scores: Scores,
+    window: int | Sequence[int],
+    max_noise_size: float | Tensor | None,
+    levels: Sequence[float],
+) -> Tensor:
+    """Compute ``outlier_weight`` of scores that were read already.
+
+    ``max_noise_size`` may be a 0-d tensor here, so that an exported program can take it as input.
+    """
+    check_levels("levels", levels)
+    window = check_window("window", window, scores.values.dim() - 2)
+    if max_noise_size is None:
+        max_noise_size = math.prod([math.ceil(side / 3) for side in window])
+    if not isinstance(max_noise_size, Tensor):
+        check_not_negative("max_noise_size", max_noise_size)
+        # No more than half of a window is ever flagged.
+        max_noise_size = math.floor(min(max_noise_size, math.prod(window) // 2))
+    if _why_not_triton(scores, window, max_noise_size, levels) is None:
+        return triton_weight(scores.input, scores.valid, window, max_noise_size, levels)
+    return counted_weight(scores, window, max_noise_size, levels)
+
+
+def counted_weight(
+    scores: Scores,
+    window: tuple[int, ...],
+    max_noise_size: int | Tensor,
+    levels: Sequence[float],
+) -> Tensor:
+    """Compute the outlier weight in torch's own operations: its definition."""
+    # J of the n pixels in a window have the class of its own pixel. Counted is the excess
+    # J - (n - J), a sum of signs. The levels add up in one integer before the one division.
+    counts = narrowest_integer(2 * len(levels) * math.prod(window))
+    size = image_count(scores.inside, scores.values, window, counts)
+    if scores.multiclass:
+        size = size.squeeze(1)
+    # J <= S and J <= n - J, in terms of the excess.
+    largest = (2 * max_noise_size - size).clamp(max=0)
+    others = torch.zeros_like(size)
+    for level in levels:
+        excess = _class_excess(scores, scores.predicted(level), window).to(counts)
+        others = others + (size - excess) * (excess <= largest)
+    dtype = scores.values.dtype
+    weight = others.to(dtype) / (2 * len(levels) * size.clamp(min=1)).to(dtype)
+    return keep(weight, scores.valid)
+
+
+def _class_excess(scores: Scores, predicted: Tensor, window: tuple[int, ...]) -> Tensor:
+    """Count the pixels in every window of the class of its own pixel, less those of others."""
+    if not scores.multiclass:
+        return _own_excess(predicted, scores.inside, window)
+    predicted = predicted.unsqueeze(1)
+    classes = scores.values.shape[1]
+    excess = [
+        _own_excess(predicted == c, scores.inside, window) * (predicted == c)
+        for c in range(classes)
+    ]
+    return sum(excess[1:], start=excess[0]).squeeze(1)
+
+
+def _own_excess(member: Tensor, inside: Tensor | None, window: tuple[int, ...]) -> Tensor:
+    """Count the pixels of two colours in every window: its own pixel's, less the other's."""
+    colour = 2 * member.to(torch.int8) - 1
+    if inside is not None:
+        colour = colour * inside
+    return colour * sign_sum(colour, window)
+
+
+def outlier_weight_backend(
+    input: Tensor,
+    *,
+    mode: str = "binary",
+    from_logits: bool = False,
+    window: int | Sequence[int] = 21,
+    levels: Sequence[float] = (0.1, 0.3, 0.5),
+) -> str:
+    """Say what ``outlier_weight`` computes with: "triton", or "torch: " and the reason.
+
+    Its kernels count on a GPU, for two-dimensional binary and multilabel logits; their result is
+    that of torch's operations, bit for bit. ``OutlierRegionLoss`` takes what this takes.
+
+    Args:
+        input: as for ``outlier_weight``, and so are the others.
+        mode: "binary", "multilabel" or "multiclass".
+        from_logits: whether ``input`` are logits.
+        window: side of the window in pixels; one int, or one per spatial axis.
+        levels: probabilities at which the predicted class is taken.
+
+    Returns:
+        "triton", or "torch: <why the kernels do not serve>".
+
+    Raises:
+        TypeError: as ``outlier_weight`` does.
+        ValueError: likewise.
+
+    Source: of this library.
+
+    Example:
+        >>> import torch
+        >>> outlier_weight_backend(torch.zeros(1, 1, 8, 8), from_logits=True)
+        'torch: Triton does not serve the device cpu'
+    """
+    scores = read_scores(input, mode, from_logits, None)
+    check_levels("levels", levels)
+    window = check_window("window", window, input.dim() - 2)
+    why = _why_not_triton(scores, window, 0, levels)
+    return "triton" if why is None else f"torch: {why}"
+
+
+def _why_not_triton(
+    scores: Scores,
+    window: tuple[int, ...],
+    max_noise_size: int | Tensor,
+    levels: Sequence[float],
+) -> str | None:
+    """Say why the kernels cannot take the place of ``counted_weight``, if they cannot."""
+    input = scores.input
+    if input.device.type != "cuda":  # which ROCm's devices are called too
+        return f"Triton does not serve the device {input.device}"
+    if scores.multiclass or not scores.from_logits:
+        return "the kernels read binary and multilabel logits"
+    if input.dim() != 4 or input.dtype == torch.float64 or not input.numel():
+        return "the kernels read two-dimensional fp32, bf16 and fp16, and no empty map"
+    if max(window) > LARGEST_WINDOW or len(levels) > MOST_LEVELS:
+        return f"the kernels count in windows of {LARGEST_WINDOW} pixels at {MOST_LEVELS} levels"
+    if isinstance(max_noise_size, Tensor) or is_transformed():
+        return "the program is transformed by torch.func, or `max_noise_size` is a tensor"
+    if NO_TRITON or torch.version.hip:
+        return NO_TRITON
+    served = torch.cuda.get_device_capability(input.device) >= (8, 0)
+    return None if served else "Triton needs a GPU of compute capability 8.0 or later"
+
+
+@torch.library.custom_op("gliomaseg_layers::outlier_weight", mutates_args=(), device_types="cuda")
+def triton_weight(
+    input: Tensor,
+    valid: Tensor | None,
+    window: Sequence[int],
+    max_noise_size: int,
+    levels: Sequence[float],
+) -> Tensor:
+    """Compute the outlier weight of logits by its kernels."""
+    # Here, so that programs with the operator load where there is no Triton.
+    from gliomaseg_layers.functional import outlier_weight_triton
+
+    return outlier_weight_triton.launch(input, valid, window, max_noise_size, levels)
+
+
+@triton_weight.register_kernel("cpu")
+def _(
+    input: Tensor,
+    valid: Tensor | None,
+    window: Sequence[int],
+    max_noise_size: int,
+    levels: Sequence[float],
+) -> Tensor:
+    """Compute it in torch's operations, for a program that was captured on a GPU."""
+    scores = Scores(input, "multilabel", True, valid)
+    return counted_weight(scores, tuple(window), max_noise_size, levels)
+
+
+@triton_weight.register_fake
+def _(input: Tensor, *_: Any) -> Tensor:
+    return input.new_empty(input.shape, dtype=torch.float32)

@@ -1,0 +1,179 @@
+"""The outlier weight on a GPU: the twin of ``counted_weight`` in ``outlier_weight.py``.
+
+1. ``_pack_kernel`` reads the logits once and packs the colours of every level to bits: 32 pixels to
+   a word, and a row between words of zeros. A mask is packed likewise.
+2. ``_count_kernel`` walks down the image and keeps the count of white pixels in every column's
+   window: a row enters below and one leaves above, each by a population count of its bits.
+
+The counts are exact, so the weight is that of the definition, bit for bit.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from math import log
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["launch"]
+
+WORDS = 64  # that a program packs
+ROWS = 32  # that a program walks down
+COLUMNS = 256  # that it takes at most
+
+
+@triton.jit
+def _popcount(bits, NATIVE: tl.constexpr):
+    """Count the ones of words: by NVIDIA's instruction, or by halves, bytes and nibbles."""
+    if NATIVE:  # pragma: no cover - an instruction of GPUs; a test finds it in the machine code
+        count = tl.inline_asm_elementwise(
+            "popc.b32 $0, $1;", "=r,r", [bits], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        bits = bits - ((bits >> 1) & 0x55555555)
+        bits = (bits & 0x33333333) + ((bits >> 2) & 0x33333333)
+        bits = (bits + (bits >> 4)) & 0x0F0F0F0F
+        count = ((bits * 0x01010101) >> 24).to(tl.int32)
+    return count
+
+
+@triton.jit
+def _pack_kernel(
+    logits, valid, planes, channels, height, width, words, tiles,
+    z_n, z_c, z_h, z_w, v_n, v_c, v_h, v_w,
+    LOG_ODDS: tl.constexpr, LEVELS: tl.constexpr, MASKED: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    batch, channel = image // channels, image % channels
+    place = (tl.program_id(0) % tiles).to(tl.int64) * WORDS + tl.arange(0, WORDS)
+    row = (place // words)[:, None]
+    lanes = tl.arange(0, 32)[None, :]
+    column = (place % words - 1)[:, None] * 32 + lanes
+    inside = (row < height) & (column >= 0) & (column < width)
+    if MASKED:
+        at = batch * v_n + channel * v_c + row * v_h + column * v_w
+        inside = inside & (tl.load(valid + at, mask=inside, other=0) != 0)
+    at = batch * z_n + channel * z_c + row * z_h + column * z_w
+    z = tl.load(logits + at, mask=inside, other=0.0).to(tl.float32)
+    plane = planes + image * (LEVELS + MASKED) * height * words + place
+    for level in tl.static_range(LEVELS):
+        white = (z > LOG_ODDS[level]) & inside
+        bits = tl.sum(white.to(tl.int32) << lanes, axis=1)
+        tl.store(plane + level * height * words, bits, mask=place < height * words)
+    if MASKED:
+        bits = tl.sum(inside.to(tl.int32) << lanes, axis=1)
+        tl.store(plane + LEVELS * height * words, bits, mask=place < height * words)
+
+
+@triton.jit
+def _row_count(plane, row, height, words, column, inside, RADIUS: tl.constexpr, NATIVE: tl.constexpr):
+    """Count the ones of a row that the windows around some columns hold."""
+    first = column - RADIUS + 32  # a row begins with a word of zeros
+    at = plane + row * words + (first >> 5)
+    shift = (first & 31).to(tl.uint32)
+    rows = row + tl.zeros_like(column)  # the interpreter takes no scalar for a mask
+    inside = inside & (rows >= 0) & (rows < height)
+    low = tl.load(at, mask=inside, other=0).to(tl.uint32, bitcast=True)
+    middle = tl.load(at + 1, mask=inside, other=0).to(tl.uint32, bitcast=True)
+    bits = (low >> shift) | ((middle << 1) << (31 - shift))
+    if 2 * RADIUS + 1 < 32:
+        count = _popcount(bits & ((1 << (2 * RADIUS + 1)) - 1), NATIVE)
+    else:
+        high = tl.load(at + 2, mask=inside, other=0).to(tl.uint32, bitcast=True)
+        more = (middle >> shift) | ((high << 1) << (31 - shift))
+        more = more & ((1 << (2 * RADIUS + 1 - 32)) - 1)
+        count = _popcount(bits, NATIVE) + _popcount(more, NATIVE)
+    return count
+
+
+@triton.jit
+def _bit(plane, row, words, column, inside):
+    word = tl.load(plane + row * words + (column >> 5) + 1, mask=inside, other=0)
+    return ((word >> (column & 31)) & 1) != 0
+
+
+@triton.jit
+def _count_kernel(
+    planes, weight, height, width, words, row_tiles, column_tiles, largest,
+    LEVELS: tl.constexpr, LEVELS_BLOCK: tl.constexpr, MASKED: tl.constexpr,
+    RADIUS_Y: tl.constexpr, RADIUS_X: tl.constexpr, NATIVE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    column = (tile % column_tiles * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    first = tile // column_tiles % row_tiles * ROWS
+    image = (tile // (column_tiles * row_tiles)).to(tl.int64)
+    level = tl.arange(0, LEVELS_BLOCK)[:, None]
+    seen = column < width
+    inside = seen & (level < LEVELS)
+    plane = planes + (image * (LEVELS + MASKED) + level) * height * words
+    valid = planes + (image * (LEVELS + MASKED) + LEVELS) * height * words
+    across = tl.minimum(column + RADIUS_X, width - 1) - tl.maximum(column - RADIUS_X, 0) + 1
+    white = tl.zeros([LEVELS_BLOCK, COLUMNS], tl.int32)  # pixels in the window, and so is `size`
+    size = tl.zeros([1, COLUMNS], tl.int32)
+    for step in range(-RADIUS_Y, RADIUS_Y):
+        white += _row_count(plane, first + step, height, words, column, inside, RADIUS_X, NATIVE)
+        if MASKED:
+            size += _row_count(valid, first + step, height, words, column, seen, RADIUS_X, NATIVE)
+    for step in range(tl.minimum(ROWS, height - first)):
+        row = first + step
+        below, above = row + RADIUS_Y, row - RADIUS_Y
+        white += _row_count(plane, below, height, words, column, inside, RADIUS_X, NATIVE)
+        flagged = inside
+        if MASKED:
+            size += _row_count(valid, below, height, words, column, seen, RADIUS_X, NATIVE)
+            flagged = flagged & _bit(valid, row, words, column, seen)
+        else:
+            size = across * (tl.minimum(below, height - 1) - tl.maximum(above, 0) + 1)
+        is_white = _bit(plane, row, words, column, inside)
+        same = tl.where(is_white, white, size - white)
+        flagged = flagged & (same <= largest) & (2 * same <= size)
+        # As the definition: integers over all levels, then one division, rounded correctly.
+        others = tl.sum(tl.where(flagged, size - same, 0), 0)[None, :].to(tl.float32)
+        share = tl.math.div_rn(others, (LEVELS * tl.maximum(size, 1)).to(tl.float32))
+        tl.store(weight + (image * height + row) * width + column, share, mask=seen)
+        white -= _row_count(plane, above, height, words, column, inside, RADIUS_X, NATIVE)
+        if MASKED:
+            size -= _row_count(valid, above, height, words, column, seen, RADIUS_X, NATIVE)
+
+
+def launch(
+    logits: Tensor,
+    valid: Tensor | None,
+    window: Sequence[int],
+    max_noise_size: int,
+    levels: Sequence[float],
+) -> Tensor:
+    """Return the outlier weight of logits ``(N, C, H, W)``, fp32.
+
+    ``valid`` is boolean, ``(N, C or 1, H, W)``; at most 8 levels, windows of at most 63 pixels.
+    """
+    batch, channels, height, width = logits.shape
+    images, masked = batch * channels, valid is not None
+    mask = logits if valid is None else valid.expand(logits.shape).view(torch.uint8)
+    words = triton.cdiv(width, 32) + 3
+    planes = torch.empty(
+        (images, len(levels) + masked, height, words), dtype=torch.int32, device=logits.device
+    )
+    weight = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    tiles = triton.cdiv(height * words, WORDS)
+    columns = min(max(triton.next_power_of_2(width), 32), COLUMNS)
+    row_tiles, column_tiles = triton.cdiv(height, ROWS), triton.cdiv(width, columns)
+    # Triton launches on the current device.
+    with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
+        _pack_kernel[(images * tiles,)](
+            logits, mask, planes, channels, height, width, words, tiles,
+            *logits.stride(), *mask.stride(),
+            LOG_ODDS=tuple(log(level / (1 - level)) for level in levels),
+            LEVELS=len(levels), MASKED=masked, WORDS=WORDS,
+        )  # fmt: skip
+        _count_kernel[(images * row_tiles * column_tiles,)](
+            planes, weight, height, width, words, row_tiles, column_tiles, max_noise_size,
+            LEVELS=len(levels), LEVELS_BLOCK=triton.next_power_of_2(len(levels)), MASKED=masked,
+            RADIUS_Y=window[0] // 2, RADIUS_X=window[1] // 2,
+            NATIVE=logits.is_cuda and torch.version.hip is None,
+            ROWS=ROWS, COLUMNS=columns,
+        )  # fmt: skip
+    return weight
