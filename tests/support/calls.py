@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.support.cases import F32, F64, FORMULATIONS, HALVES, outside_of, scene
+from tests.support.cases import F32, F64, HALVES, outside_of, scene
 from tests.support.references import valid_pixels
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -42,11 +42,13 @@ def spatials(longest: int = 9) -> st.SearchStrategy[tuple[int, ...]]:
 
 @st.composite
 def windows(draw: Any, axes: int) -> dict[str, Any]:
-    """Draw an inner and an outer window, as ints or as one side an axis."""
+    """Draw the windows of all losses, as ints or as one side an axis."""
     count = draw(st.sampled_from([1, axes]))
     pairs = [draw(st.sampled_from(WINDOWS)) for _ in range(count)]
     inner, outer = zip(*pairs, strict=True)
-    return {"inner": inner, "outer": outer} if count > 1 else {"inner": inner[0], "outer": outer[0]}
+    window = tuple(draw(st.sampled_from([1, 3, 5, 7, 21, 31, 10001])) for _ in range(count))
+    drawn = {"inner": inner, "outer": outer, "window": window}
+    return drawn if count > 1 else {name: sides[0] for name, sides in drawn.items()}
 
 
 def lay_out(x: Tensor, layout: str) -> Tensor:
@@ -141,7 +143,6 @@ def calls(draw: Any, junk: bool = True) -> Call:
         "pos_weight": None if mode == "multiclass" else draw(pixel_weights(c, device)),
         "class_weights": draw(pixel_weights(c, device)),
         "reduction": draw(st.sampled_from(["none", "mean", "sum"])),
-        "backend": draw(st.sampled_from(["auto", "eager"])),
         **draw(windows(len(spatial))),
         **draw(outlier_settings),
     }
@@ -151,12 +152,14 @@ def calls(draw: Any, junk: bool = True) -> Call:
 kinds = st.sampled_from(["scene", "doubtful", "noise", "flat"])
 outlier_settings = st.fixed_dictionaries(
     {
-        "formulation": st.sampled_from(FORMULATIONS),
         "smooth": st.sampled_from([1.0, 1, 0.5, 30.0]),
         "threshold": st.sampled_from([None, 0, 2.0, 9, 1e9]),
-        "strength": st.sampled_from([None, 0, 2.5]),
-        "levels": st.sampled_from([None, (0.5,), [0.1, 0.6], (0.9,)]),
-        "share": st.sampled_from([0.1, 3, 0.001]),
+        "max_noise_size": st.sampled_from([None, 0, 2.5, 9, 1e9]),
+        "levels": st.sampled_from([(0.1, 0.3, 0.5), (0.5,), [0.1, 0.6], (0.9,)]),
+        "strength": st.sampled_from([1000.0, 0, 2.5]),
+        "share": st.sampled_from([0.1, None, 3, 0.001]),
+        "batch": booleans,
+        "soft_label": booleans,
     }
 )
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,17 +11,41 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gliomaseg_layers.functional import outlier_region_loss
+from gliomaseg_layers import DensityLoss, OutlierRegionLoss
+from gliomaseg_layers.functional import density_loss, outlier_region_loss
+from tests.support import references
 from tests.support.references import Array, array
 from tests.support.tolerances import TOLERANCES
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 HALVES = [BF16, F16]
-FORMULATIONS = ["balanced", "suppress", "penalty", "paper"]
 MODES = [("binary", 1), ("multilabel", 3), ("multiclass", 2), ("multiclass", 4)]
-SMALL: dict[str, Any] = {"inner": 3, "outer": 7}
+SMALL: dict[str, Any] = {"window": 7, "max_noise_size": 9}
 
-every_formulation = pytest.mark.parametrize("formulation", FORMULATIONS)
+
+class Formula(NamedTuple):
+    """A loss with a cross-entropy in it, in all its forms, and settings for it."""
+
+    function: Callable[..., Tensor]
+    reference: Callable[..., tuple[Array, Array]]
+    module: type[OutlierRegionLoss] | type[DensityLoss]
+    own: dict[str, Any]  # what makes it another loss than its default
+    small: dict[str, Any]  # with windows for small images
+
+
+OUTLIER = (outlier_region_loss, references.outlier_region_loss, OutlierRegionLoss)
+FORMULAS = {
+    "outlier": Formula(*OUTLIER, {}, SMALL),
+    "outlier without a share": Formula(
+        *OUTLIER, {"share": None, "strength": 4.0}, {"share": None, "strength": 4.0, **SMALL}
+    ),
+    "density": Formula(
+        density_loss, references.density_loss, DensityLoss, {}, {"inner": 3, "outer": 7}
+    ),
+}
+DENSITY = FORMULAS["density"]
+
+every_formula = pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS)
 every_mode = pytest.mark.parametrize(("mode", "channels"), MODES)
 either_input = pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probs"])
 
@@ -106,12 +130,12 @@ def check(
     return value.detach(), grad
 
 
-def check_infinite_logits(x: Tensor, target: Tensor, **settings: Any) -> None:
+def check_infinite_logits(formula: Formula, x: Tensor, target: Tensor, **settings: Any) -> None:
     """Look for torch's own cross-entropy of infinities, and for no trace in other images."""
 
     def run(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         leaf = logits.clone().requires_grad_()
-        loss = outlier_region_loss(leaf, labels, reduction="sum", **settings)
+        loss = formula.function(leaf, labels, reduction="sum", **settings)
         return loss, torch.autograd.grad(loss, leaf)[0]
 
     _, expected = run(x, target)

@@ -5,7 +5,7 @@ M single images with K class probabilities each, which is what the density and t
 defined on: binary and multilabel channels are images of two classes, (black, white).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,11 @@ def array(value: ArrayLike | torch.Tensor) -> Array:
     return np.array(value, dtype=np.float64)
 
 
-def sides(window: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
+def sides(window: int | Sequence[int], axes: int) -> tuple[int, ...]:
     return (window,) * axes if isinstance(window, int) else tuple(window)
 
 
-def box_sum(x: ArrayLike | torch.Tensor, window: int | tuple[int, ...]) -> Array:
+def box_sum(x: ArrayLike | torch.Tensor, window: int | Sequence[int]) -> Array:
     """Sum over the centred window of ``x``, ``(N, C, *spatial)``, zero outside."""
     x = array(x)
     seen = zip(sides(window, x.ndim - 2), x.shape[2:], strict=True)
@@ -170,8 +170,8 @@ def density(
     winner: Array,
     valid: Array,
     *,
-    inner: int | tuple[int, ...] = 7,
-    outer: int | tuple[int, ...] = 21,
+    inner: int | Sequence[int] = 7,
+    outer: int | Sequence[int] = 21,
     smooth: float = 1.0,
     threshold: float | None = None,
     upstream: Array | None = None,
@@ -221,40 +221,39 @@ def outlier_weight(
     *,
     mode: str = "binary",
     from_logits: bool = False,
-    inner: int | tuple[int, ...] = 7,
-    outer: int | tuple[int, ...] = 21,
-    threshold: float | None = None,
-    levels: Sequence[float] = (0.5,),
+    window: int | Sequence[int] = 21,
+    max_noise_size: float | None = None,
+    levels: Sequence[float] = (0.1, 0.3, 0.5),
     valid: ArrayLike | torch.Tensor | None = None,
-) -> Array:
-    settings: Any = {"mode": mode, "from_logits": from_logits, "inner": inner, "outer": outer}
-    settings |= {"threshold": threshold, "valid": valid}
-    return np.mean([outlier_weight_at(x, level, **settings) for level in levels], 0)
-
-
-def outlier_weight_at(
-    x: ArrayLike | torch.Tensor,
-    level: float,
-    *,
-    mode: str,
-    from_logits: bool,
-    inner: int | tuple[int, ...],
-    outer: int | tuple[int, ...],
-    threshold: float | None,
-    valid: ArrayLike | torch.Tensor | None,
 ) -> Array:
     x = array(x)
     inside = valid_pixels(x.shape, None, mode=mode, mask=valid)
     x = np.where(inside[:, None] if mode == "multiclass" else inside, x, 0.0)
+    x = x if from_logits else np.clip(x, 0.0, 1.0)
+    each = [_weight_at(x, t, inside, mode, from_logits, window, max_noise_size) for t in levels]
+    return np.mean(each, 0)
+
+
+def _weight_at(
+    x: Array,
+    level: float,
+    inside: Array,
+    mode: str,
+    from_logits: bool,
+    window: int | Sequence[int],
+    max_noise_size: float | None,
+) -> Array:
+    window = sides(window, x.ndim - 2)
     winner = winners(x, mode, from_logits, level)
     omega = inside.reshape(winner.shape)
     same = np.zeros(winner.shape)
     for k in range(x.shape[1] if mode == "multiclass" else 2):
         member = (winner == k) & omega
-        same += member * np.rint(box_sum(member[:, None], outer)[:, 0])
-    n = np.rint(box_sum(omega[:, None], outer)[:, 0])
-    limit = np.prod(sides(inner, x.ndim - 2)) if threshold is None else threshold
-    flagged = omega & (same <= limit) & (2 * same <= n)
+        same += member * np.rint(box_sum(member[:, None], window)[:, 0])
+    n = np.rint(box_sum(omega[:, None], window)[:, 0])
+    if max_noise_size is None:
+        max_noise_size = np.prod([np.ceil(side / 3) for side in window])
+    flagged = omega & (same <= max_noise_size) & (2 * same <= n)
     return np.where(flagged, 1 - same / np.maximum(n, 1), 0.0).reshape(inside.shape)
 
 
@@ -271,19 +270,33 @@ def reduced(
     return value, np.where(valid, upstream / count, 0.0)
 
 
+def _read(
+    input: ArrayLike | torch.Tensor,
+    target: ArrayLike | torch.Tensor | None,
+    mode: str,
+    from_logits: bool,
+    ignore_index: int | None,
+    mask: ArrayLike | torch.Tensor | None,
+) -> tuple[Array, Array, Array]:
+    """Return the input, 0 outside the image, whether its entries count, and the valid pixels."""
+    x = array(input)
+    valid = valid_pixels(x.shape, target, mode=mode, ignore_index=ignore_index, mask=mask)
+    channels = np.broadcast_to(valid[:, None] if mode == "multiclass" else valid, x.shape)
+    x = np.where(channels, x, 0.0)
+    counted = channels if from_logits else channels & (x >= 0) & (x <= 1)
+    return x if from_logits else np.clip(x, 0.0, 1.0), counted, valid
+
+
 def outlier_region_loss(
     input: ArrayLike | torch.Tensor,
     target: ArrayLike | torch.Tensor,
     *,
     mode: str = "binary",
-    formulation: str = "balanced",
-    inner: int | tuple[int, ...] = 7,
-    outer: int | tuple[int, ...] = 21,
-    smooth: float = 1.0,
-    threshold: float | None = None,
-    strength: float | None = None,
-    levels: Sequence[float] | None = None,
-    share: float = 0.1,
+    window: int | Sequence[int] = 21,
+    max_noise_size: float | None = None,
+    levels: Sequence[float] = (0.1, 0.3, 0.5),
+    strength: float = 1000.0,
+    share: float | None = 0.1,
     from_logits: bool = True,
     pos_weight: Any = None,
     class_weights: Any = None,
@@ -293,62 +306,97 @@ def outlier_region_loss(
     upstream: ArrayLike | torch.Tensor = 1.0,
     term: str = "whole",
 ) -> tuple[Array, Array]:
-    """``term`` is "whole", "ce" alone, or "extra": what the formulation adds to CE."""
-    x, multiclass = array(input), mode == "multiclass"
-    valid = valid_pixels(x.shape, target, mode=mode, ignore_index=ignore_index, mask=mask)
-    channels = valid[:, None] if multiclass else valid
-    x = np.where(channels, x, 0.0)
+    """``term`` is "whole", "ce" alone, or "extra": what is added to CE."""
+    x, counted, valid = _read(input, target, mode, from_logits, ignore_index, mask)
     y = dense_target(x.shape, target, valid, mode=mode)
     ce, by_x = cross_entropy(
+        x, y, mode=mode, from_logits=from_logits, pos_weight=pos_weight, class_weights=class_weights
+    )
+    weight = outlier_weight(
         x,
-        y,
         mode=mode,
         from_logits=from_logits,
-        pos_weight=pos_weight,
-        class_weights=class_weights,
+        window=window,
+        max_noise_size=max_noise_size,
+        levels=levels,
+        valid=valid,
     )
-    windows: Any = {"inner": inner, "outer": outer, "threshold": threshold}
+    for image in np.ndindex(ce.shape[: 1 if mode == "multiclass" else 2]):
+        total, k = weight[image].sum(), strength
+        if share is not None and total:
+            k = min(strength, share * np.broadcast_to(valid, ce.shape)[image].sum() / total)
+        weight[image] *= k
+    factor = {"ce": np.ones_like(weight), "extra": weight, "whole": 1 + weight}[term]
+    value, by_map = reduced(factor * ce, valid, reduction, upstream)
+    by_map = by_map * factor
+    grad = (by_map[:, None] if mode == "multiclass" else by_map) * by_x
+    return value, np.where(counted, grad, 0.0)
+
+
+def density_loss(
+    input: ArrayLike | torch.Tensor,
+    target: ArrayLike | torch.Tensor,
+    *,
+    mode: str = "binary",
+    inner: int | Sequence[int] = 7,
+    outer: int | Sequence[int] = 21,
+    smooth: float = 1.0,
+    threshold: float | None = None,
+    from_logits: bool = True,
+    pos_weight: Any = None,
+    class_weights: Any = None,
+    ignore_index: int | None = None,
+    mask: ArrayLike | torch.Tensor | None = None,
+    reduction: str = "mean",
+    upstream: ArrayLike | torch.Tensor = 1.0,
+    term: str = "whole",
+) -> tuple[Array, Array]:
+    """``term`` is "whole", "ce" alone, or "extra": what is added to CE."""
+    x, counted, valid = _read(input, target, mode, from_logits, ignore_index, mask)
+    y = dense_target(x.shape, target, valid, mode=mode)
+    ce, by_x = cross_entropy(
+        x, y, mode=mode, from_logits=from_logits, pos_weight=pos_weight, class_weights=class_weights
+    )
     winner = winners(x, mode, from_logits)
-    spread = (lambda m: m[:, None]) if multiclass else (lambda m: m)
-    if strength is None:
-        strength = {"balanced": 1000.0, "suppress": 4.0, "penalty": 0.1}.get(formulation, 0.0)
-    if levels is None:
-        levels = (0.1, 0.3, 0.5) if formulation == "balanced" else (0.5,)
-
-    if formulation == "paper":
-        q = probabilities(x, mode, from_logits)
-        images_q, omega = images(q, mode), valid.reshape(winner.shape)
-        extra = -density(images_q, winner, omega, smooth=smooth, **windows)[0].reshape(ce.shape)
-        extra_by_x = np.zeros_like(x)  # not pointwise: below
-    else:
-        extra, extra_by_x = np.zeros_like(ce), np.zeros_like(x)
-        at: Any = {"mode": mode, "from_logits": from_logits, "valid": valid, **windows}
-        weights = [outlier_weight_at(x, level, **at) / len(levels) for level in levels]
-        for image in np.ndindex(ce.shape[: 1 if multiclass else 2]):
-            flagged, k = sum(w[image].sum() for w in weights), strength
-            if formulation == "balanced" and flagged:
-                pixels = np.broadcast_to(valid, ce.shape)[image].sum()
-                k = min(strength, share * pixels / flagged)
-            for w in weights:
-                w[image] *= k
-        for level, w in zip(levels, weights, strict=True):
-            of, of_by_x = ce, by_x
-            if formulation == "penalty":
-                winner = winners(x, mode, from_logits, level)
-                of, of_by_x = against_winner(x, winner, mode, from_logits)
-            extra, extra_by_x = extra + w * of, extra_by_x + spread(w) * of_by_x
-
+    q = probabilities(x, mode, from_logits)
+    given = images(q, mode), winner, valid.reshape(winner.shape)
+    windows: Any = {"inner": inner, "outer": outer, "smooth": smooth, "threshold": threshold}
+    extra = -density(*given, **windows)[0].reshape(ce.shape)
     loss = {"ce": ce, "extra": extra, "whole": ce + extra}[term]
-    slope = {"ce": by_x, "extra": extra_by_x, "whole": by_x + extra_by_x}[term]
     value, by_map = reduced(loss, valid, reduction, upstream)
-    grad = spread(by_map) * slope
-    if formulation == "paper" and term != "ce":
-        flat = -by_map.reshape(winner.shape)
-        _, by_q = density(images_q, winner, omega, smooth=smooth, upstream=flat, **windows)
-        if not multiclass:
+    grad = np.zeros_like(x)
+    if term != "extra":
+        grad += (by_map[:, None] if mode == "multiclass" else by_map) * by_x
+    if term != "ce":
+        _, by_q = density(*given, upstream=-by_map.reshape(winner.shape), **windows)
+        if mode != "multiclass":
             by_q = (by_q[:, 1] - by_q[:, 0]).reshape(x.shape)
-        grad = grad + through_probabilities(by_q, q, mode, from_logits)
-    return value, np.where(channels, grad, 0.0)
+        grad += through_probabilities(by_q, q, mode, from_logits)
+    return value, np.where(counted, grad, 0.0)
+
+
+def outlier_penalty(
+    input: ArrayLike | torch.Tensor,
+    *,
+    mode: str = "binary",
+    window: int | Sequence[int] = 21,
+    max_noise_size: float | None = None,
+    levels: Sequence[float] = (0.5,),
+    from_logits: bool = True,
+    mask: ArrayLike | torch.Tensor | None = None,
+    reduction: str = "mean",
+    upstream: ArrayLike | torch.Tensor = 1.0,
+) -> tuple[Array, Array]:
+    x, counted, valid = _read(input, None, mode, from_logits, None, mask)
+    loss, slope = 0.0, np.zeros_like(x)
+    for level in levels:
+        weight = _weight_at(x, level, valid, mode, from_logits, window, max_noise_size)
+        cost, by_x = against_winner(x, winners(x, mode, from_logits, level), mode, from_logits)
+        loss = loss + weight * cost / len(levels)
+        slope += (weight[:, None] if mode == "multiclass" else weight) * by_x / len(levels)
+    value, by_map = reduced(loss, valid, reduction, upstream)
+    grad = (by_map[:, None] if mode == "multiclass" else by_map) * slope
+    return value, np.where(counted, grad, 0.0)
 
 
 def dice_loss(
@@ -357,52 +405,68 @@ def dice_loss(
     *,
     mode: str = "binary",
     smooth: float = 1.0,
-    from_logits: bool = True,
     batch: bool = False,
+    include_background: bool = True,
+    class_weights: Any = None,
+    soft_label: bool = False,
+    from_logits: bool = True,
     ignore_index: int | None = None,
     mask: ArrayLike | torch.Tensor | None = None,
     reduction: str = "mean",
     upstream: ArrayLike | torch.Tensor = 1.0,
 ) -> tuple[Array, Array]:
     """The mean is over the entries (samples and classes) that have a pixel in the image."""
-    x = array(input)
-    valid = valid_pixels(x.shape, target, mode=mode, ignore_index=ignore_index, mask=mask)
+    x, counted, valid = _read(input, target, mode, from_logits, ignore_index, mask)
     inside = np.broadcast_to(valid[:, None] if mode == "multiclass" else valid, x.shape)
     y = dense_target(x.shape, target, valid, mode=mode)
-    q = probabilities(np.where(inside, x, 0.0), mode, from_logits)
+    q = probabilities(x, mode, from_logits)
     pixels = tuple(range(2, x.ndim)) + ((0,) if batch else ())
 
     def total(values: Array) -> Array:
         return (values * inside).sum(pixels, keepdims=True)
 
-    above, below = 2 * total(q * y) + smooth, total(q) + total(y) + smooth
-    loss, counted = 1 - above / below, total(np.ones_like(q)) > 0
-    shape = x.shape[1:2] if batch else x.shape[:2]
-    value, by_entry = reduced(loss.reshape(shape), counted.reshape(shape), reduction, upstream)
-    by_q = by_entry.reshape(loss.shape) * inside * (above / below**2 - 2 * y / below)
-    return value, np.where(inside, through_probabilities(by_q, q, mode, from_logits), 0.0)
+    overlap, by_overlap = 2 * total(q * y), 2 * y
+    if soft_label:
+        overlap, by_overlap = total(q + y - np.abs(q - y)), 1 - np.sign(q - y)
+    above, below = overlap + smooth, total(q) + total(y) + smooth
+    loss, weight = 1 - above / below, per_channel(class_weights, x.ndim) + np.zeros_like(below)
+    weight = weight * (total(np.ones_like(q)) > 0)
+    if not include_background:
+        weight[:, 0] = 0
+    value = weight * loss
+    count = max(weight.sum(), 1e-300) if reduction == "mean" else 1
+    if reduction == "none":
+        first = 0 if include_background else 1
+        value = value.reshape(x.shape[1:2] if batch else x.shape[:2])[..., first:]
+        by_entry = np.zeros_like(loss)
+        by_entry.reshape(x.shape[1:2] if batch else x.shape[:2])[..., first:] = array(upstream)
+    else:
+        value, by_entry = np.asarray(value.sum() / count), array(upstream) / count
+    by_q = by_entry * weight * inside * (above / below**2 - by_overlap / below)
+    grad = through_probabilities(by_q, q, mode, from_logits)
+    return value, np.where(counted, grad, 0.0)
 
 
 def compound_loss(
     input: ArrayLike | torch.Tensor,
     target: ArrayLike | torch.Tensor,
     *,
+    outlier: Callable[..., tuple[Array, Array]] = outlier_region_loss,
+    dice: dict[str, Any] | None = None,
     alpha: float = 1.0,
     beta: float = 1.0,
     gamma: float = 1.0,
-    dice_smooth: float = 1.0,
     upstream: ArrayLike | torch.Tensor = 1.0,
     **settings: Any,
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Return value, gradient, and the unweighted terms."""
     passed = ("mode", "from_logits", "ignore_index", "mask", "reduction")
     shared = {name: settings[name] for name in passed if name in settings}
-    outlier = "whole" if settings.get("formulation") == "paper" else "extra"
     parts = {
-        "ce": (alpha, outlier_region_loss(input, target, term="ce", **settings)),
-        "dice": (beta, dice_loss(input, target, smooth=dice_smooth, **shared)),
-        "outlier": (gamma, outlier_region_loss(input, target, term=outlier, **settings)),
+        "ce": (alpha, outlier(input, target, term="ce", **settings)),
+        "dice": (beta, dice_loss(input, target, **shared, **(dice or {}))),
+        "outlier": (gamma, outlier(input, target, term="extra", **settings)),
     }
     value = sum(weight * part[0] for weight, part in parts.values())
     grad = array(upstream) * sum(weight * part[1] for weight, part in parts.values())
-    return value, grad, {name: part[0] for name, (_, part) in parts.items()}
+    return value, grad, {name: part[0] * (weight > 0) for name, (weight, part) in parts.items()}

@@ -9,16 +9,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from gliomaseg_layers import CompoundLoss, DiceLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import remove_outlier_regions
-from tests.support.cases import FORMULATIONS, MODES, SMALL, case
+from tests.support.cases import FORMULAS, MODES, SMALL, case
 
 LOSSES: dict[str, Callable[..., Any]] = {
     "dice": DiceLoss,
     **{
-        f"{kind.__name__}, {formulation}": lambda kind=kind, formulation=formulation, **more: kind(
-            formulation=formulation, **SMALL, **more
+        name: lambda mode="binary", formula=formula: formula.module(mode, **formula.small)
+        for name, formula in FORMULAS.items()
+    },
+    **{
+        f"compound, {name}": lambda mode="binary", formula=formula: CompoundLoss(
+            formula.module(mode, **formula.small)
         )
-        for kind in (OutlierRegionLoss, CompoundLoss)
-        for formulation in FORMULATIONS
+        for name, formula in FORMULAS.items()
     },
 }
 STEPS = [(name, *mode) for name in LOSSES for mode in (MODES[0], MODES[1], MODES[3])]
@@ -39,7 +42,7 @@ class Slices(Dataset[Any]):
     """Predictions, cleaned and weighed where they are loaded."""
 
     def __init__(self) -> None:
-        self.loss = CompoundLoss(**SMALL)
+        self.loss = CompoundLoss(OutlierRegionLoss(**SMALL))
 
     def __len__(self) -> int:
         return 6

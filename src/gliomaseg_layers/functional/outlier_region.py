@@ -143,7 +143,7 @@ def _balance(
     axes = tuple(range(1 if scores.multiclass else 2, weight.dim()))
     pixels: int | Tensor = math.prod([weight.shape[axis] for axis in axes])
     if scores.valid is not None:
-        pixels = scores.valid.sum(axes, keepdim=True)
+        pixels = scores.valid.sum(axes, keepdim=True).to(weight.dtype)
     # The floor acts where nothing is flagged.
     total = weight.sum(axes, keepdim=True).clamp(min=1e-30)
     return (share * pixels / total).clamp(max=strength)
