@@ -1,6 +1,6 @@
-"""Export the loss and its gradient from PyTorch to ONNX, one model for each pair of windows.
+"""Export the losses and their gradients from PyTorch to ONNX, one model for each window.
 
-The playground's page runs these models: what it shows is computed by the library's own functions.
+The playground's page runs these models: what it shows is computed by the library's functions.
 """
 
 import argparse
@@ -16,96 +16,91 @@ from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from examples.noise_image import noise_test
-from gliomaseg_layers._checks import FORMULATIONS
-from gliomaseg_layers.functional import box_sum
-from gliomaseg_layers.functional._outlier_terms import DEFAULT_LEVELS, outlier_terms
-from gliomaseg_layers.functional.region_density import outlier_weights_of
+from gliomaseg_layers.functional import box_sum, outlier_penalty
+from gliomaseg_layers.functional._cross_entropy import labelled_cross_entropy
+from gliomaseg_layers.functional.outlier_region import outlier_term
+from gliomaseg_layers.functional.outlier_weight import outlier_weight_of
+from gliomaseg_layers.functional.region_density import density_of
 
 # ONNX has no log-sigmoid of its own: log(sigmoid(x)) would be infinite where torch's is -x.
 ATEN = torch.ops.aten
 STABLE: Any = get_decompositions([ATEN.binary_cross_entropy_with_logits, ATEN.log_sigmoid_forward])
-WINDOWS = ((3, 9), (5, 15), (7, 21), (9, 31))
+# The window of the outlier weight, which is the density's outer one, and the density's inner one.
+WINDOWS = {9: 3, 15: 5, 21: 7, 27: 9}
+LOSSES = ("outlier", "outlier_no_share", "penalty", "density")
+LEVELS = (0.1, 0.3, 0.5)
 SIZE = 100
-INPUTS = ("logits", "target", "area", "gap", "smooth", "strength", "share")
+INPUTS = ("logits", "target", "max_noise_size", "threshold", "smooth", "strength", "share")
 OUTPUTS = ("flag", "loss", "term", "loss_gradient", "term_gradient")
 
 
-def maps_of(inner: int, outer: int) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the function that is exported: maps ``(4, H, W)``, one for each of FORMULATIONS.
+def maps_of(window: int) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the function that is exported: maps ``(4, H, W)``, one for each of LOSSES.
 
-    ``flag`` is the weight w, or the density D in "paper"; ``loss`` the loss of each pixel;
-    ``term`` what it adds to the cross-entropy; the gradients are those of the two maps' sums.
-    ``area`` is the ``threshold`` of the weight, ``gap`` that of the density.
+    ``flag`` is the weight w, or the density D; ``loss`` the loss of each pixel; ``term`` what it
+    adds to the cross-entropy, of the penalty ``strength`` times itself; the gradients are those of
+    the sums of ``loss`` and ``term``.
     """
 
     def all_maps(
         logits: Tensor,
         target: Tensor,
-        area: Tensor,
-        gap: Tensor,
+        max_noise_size: Tensor,
+        threshold: Tensor,
         smooth: Tensor,
         strength: Tensor,
         share: Tensor,
     ) -> tuple[Tensor, ...]:
+        region: Any = {"window": window, "max_noise_size": max_noise_size}
         rows = []
-        for formulation in FORMULATIONS:
+        for name in LOSSES:
             z = logits.detach().requires_grad_()
-            terms = outlier_terms(
-                z,
-                target,
-                mode="binary",
-                formulation=formulation,
-                inner=inner,
-                outer=outer,
-                smooth=smooth,
-                threshold=gap if formulation == "paper" else area,
-                strength=strength,
-                levels=None,
-                share=share,
-                from_logits=True,
-                pos_weight=None,
-                class_weights=None,
-                ignore_index=None,
-                mask=None,
+            scores, _, cross_entropy = labelled_cross_entropy(
+                z, target, "binary", True, None, None, None, None
             )
-            if formulation == "paper":
-                flag = -terms.extra
+            if name == "density":
+                flag = density_of(scores, WINDOWS[window], window, smooth, threshold)
+                term = -flag
+            elif name == "penalty":
+                flag = outlier_weight_of(scores, **region, levels=(0.5,))
+                term = strength * outlier_penalty(z, **region, reduction="none")
             else:
-                levels = DEFAULT_LEVELS[formulation]
-                flag = torch.stack(
-                    outlier_weights_of(terms.scores, inner, outer, area, levels)
-                ).mean(0)
-            loss = terms.cross_entropy + terms.extra
+                flag = outlier_weight_of(scores, **region, levels=LEVELS)
+                most = share if name == "outlier" else None
+                term = outlier_term(
+                    scores, cross_entropy, **region, levels=LEVELS, strength=strength, share=most
+                )
+            loss = cross_entropy + term
             (slope,) = torch.autograd.grad(loss.sum(), z, retain_graph=True)
-            (term_slope,) = torch.autograd.grad(terms.extra.sum(), z)
-            maps = (flag, loss, terms.extra, slope, term_slope)
+            (term_slope,) = torch.autograd.grad(term.sum(), z)
+            maps = (flag, loss, term, slope, term_slope)
             rows.append([values.detach()[0, 0] for values in maps])
         return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 
     return all_maps
 
 
-def captured(inner: int, outer: int, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
+def captured(window: int, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     """Capture forward and gradient as one graph, counting in int32."""
     # make_fx does not say that it captures; told so, box_sum adds without writing into views.
     with mock.patch.object(torch.compiler, "is_compiling", return_value=True):
-        graph: fx.GraphModule = make_fx(maps_of(inner, outer), STABLE)(*inputs)
-    for node in graph.graph.nodes:  # ONNX Runtime cannot pad or add int16
-        if node.kwargs.get("dtype") == torch.int16:
+        graph: fx.GraphModule = make_fx(maps_of(window), STABLE)(*inputs)
+    for node in graph.graph.nodes:  # ONNX Runtime cannot pad or add narrower integers
+        if node.kwargs.get("dtype") in (torch.int8, torch.int16):
             node.update_kwarg("dtype", torch.int32)
     graph.recompile()
     return graph.eval()
 
 
 def export(folder: Path) -> None:
-    """Write ``outlier_region_<inner>_<outer>.onnx`` for every pair of WINDOWS."""
+    """Write ``losses_<window>.onnx`` for each of WINDOWS."""
     folder.mkdir(parents=True, exist_ok=True)
     # Two images: make_fx knows its inputs by identity, and one tensor twice would be one input.
     images = (torch.zeros(1, 1, SIZE, SIZE), torch.ones(1, 1, SIZE, SIZE))
-    inputs = (*images, *(torch.tensor(number) for number in (49.0, 33.0, 1.0, 4.0, 0.1)))
-    for inner, outer in WINDOWS:
+    inputs = (*images, *(torch.tensor(number) for number in (49.0, 33.0, 1.0, 1000.0, 0.1)))
+    for window in WINDOWS:
         program = torch.onnx.export(
-            captured(inner, outer, inputs),
+            captured(window, inputs),
             inputs,
             input_names=INPUTS,
             output_names=OUTPUTS,
@@ -113,7 +108,7 @@ def export(folder: Path) -> None:
             verbose=False,
         )
         assert program is not None
-        program.save(folder / f"outlier_region_{inner}_{outer}.onnx")
+        program.save(folder / f"losses_{window}.onnx")
 
 
 def presets() -> dict[str, tuple[Tensor, Tensor]]:

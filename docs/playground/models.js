@@ -2,7 +2,7 @@
 let ort; // ONNX Runtime, loaded where there is a playground on the page
 
 export const SIZE = 100;
-export const FORMULATIONS = ["balanced", "suppress", "penalty", "paper"]; // the models' order
+export const LOSSES = ["outlier", "outlier_no_share", "penalty", "density"]; // the models' order
 const generated = new URL("../generated/", import.meta.url);
 const sessions = {};
 
@@ -15,12 +15,12 @@ export async function load() {
   return (await fetch(new URL("models/presets.json", generated))).json();
 }
 
-/** Compute the maps of one formulation. */
-export async function mapsOf(windows, formulation, logits, target, numbers) {
-  sessions[windows] ??= ort.InferenceSession.create(
-    new URL(`models/outlier_region_${windows}.onnx`, generated).href,
+/** Compute the maps of one loss. */
+export async function mapsOf(window, loss, logits, target, numbers) {
+  sessions[window] ??= ort.InferenceSession.create(
+    new URL(`models/losses_${window}.onnx`, generated).href,
   );
-  const session = await sessions[windows];
+  const session = await sessions[window];
   const feeds = {};
   for (const [name, values] of Object.entries({ logits, target })) {
     feeds[name] = new ort.Tensor("float32", Float32Array.from(values), [1, 1, SIZE, SIZE]);
@@ -29,7 +29,7 @@ export async function mapsOf(windows, formulation, logits, target, numbers) {
     feeds[name] = new ort.Tensor("float32", [number], []);
   }
   const outputs = await session.run(feeds);
-  const first = FORMULATIONS.indexOf(formulation) * SIZE * SIZE;
+  const first = LOSSES.indexOf(loss) * SIZE * SIZE;
   return Object.fromEntries(
     Object.entries(outputs).map(([name, { data }]) => [
       name,

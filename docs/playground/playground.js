@@ -1,21 +1,21 @@
 // The playground's page: pictures to paint on, controls, and the values under the cursor.
-import { Adam, FORMULATIONS, SIZE, load, mapsOf } from "./models.js";
+import { Adam, SIZE, load, mapsOf } from "./models.js";
 import { GREY, SIGNED, VIRIDIS, drawPicture } from "./pictures.js";
 
-const WINDOWS = [
-  [3, 9],
-  [5, 15],
-  [7, 21],
-  [9, 31],
-];
-const STRENGTH = { balanced: 1000, suppress: 4, penalty: 0.1 };
-const NUMBERS = ["area", "gap", "smooth", "strength", "share"]; // inputs of the models
+const WINDOWS = { 9: 3, 15: 5, 21: 7, 27: 9 }; // and the inner window of the density
+const OURS = {
+  outlier: "OutlierRegionLoss()",
+  outlier_no_share: "OutlierRegionLoss(share=None)",
+  penalty: "outlier_penalty, times the strength",
+};
+const STRENGTH = { outlier: 1000, outlier_no_share: 1000, penalty: 0.1 };
+const NUMBERS = ["max_noise_size", "threshold", "smooth", "strength", "share"]; // models' inputs
 const STEPS = 400;
 
 const find = (id) => document.getElementById(id);
 const black = () => new Float32Array(SIZE * SIZE);
 const painted = { prediction: black(), truth: black() }; // 0 or 1
-const sides = { paper: {}, ours: {} }; // each: logits, and the maps computed from them
+const sides = { density: {}, ours: {} }; // each: logits, and the maps computed from them
 const cursor = { row: 50, column: 50 };
 let descent = null,
   presets = {},
@@ -39,9 +39,9 @@ const MAPS = [
     range: () => [0, 1],
   },
   {
-    id: "paper-logits",
-    title: "Paper: the prediction as it descends",
-    values: () => probabilities("paper"),
+    id: "density-logits",
+    title: "DensityLoss: the prediction as it descends",
+    values: () => probabilities("density"),
     stops: GREY,
     range: () => [0, 1],
   },
@@ -53,9 +53,9 @@ const MAPS = [
     range: () => [0, 1],
   },
   {
-    id: "paper-flag",
-    title: "Paper: density D",
-    values: () => sides.paper.maps.flag,
+    id: "density-flag",
+    title: "DensityLoss: density D",
+    values: () => sides.density.maps.flag,
     stops: VIRIDIS,
     range: unsigned,
   },
@@ -67,9 +67,9 @@ const MAPS = [
     range: () => [0, 1],
   },
   {
-    id: "paper-map",
-    title: "Paper: ",
-    values: () => sides.paper.maps[find("pg-map").value],
+    id: "density-map",
+    title: "DensityLoss: ",
+    values: () => sides.density.maps[find("pg-map").value],
     stops: SIGNED,
     range: signed,
   },
@@ -108,7 +108,7 @@ function draw() {
     const name = map.id.endsWith("-map") ? find("pg-map").selectedOptions[0].textContent : "";
     map.caption.textContent = map.title + name + range;
   }
-  for (const side of ["paper", "ours"]) {
+  for (const side of ["density", "ours"]) {
     const left = sides[side].logits.reduce((sum, z, p) => sum + (z > 0 && !painted.truth[p]), 0);
     MAPS.find((map) => map.id === `${side}-logits`).caption.textContent += `: ${left} false px`;
   }
@@ -130,12 +130,12 @@ function showValues() {
   find("pg-values").innerHTML =
     `<caption>Pixel under the cursor: row ${cursor.row}, column ${cursor.column}, ` +
     `${painted.truth[p] ? "true" : "not true"}</caption>` +
-    `<thead><tr><th scope="col"></th><th scope="col">paper</th><th scope="col">ours</th></tr></thead><tbody>` +
+    `<thead><tr><th scope="col"></th><th scope="col">DensityLoss</th><th scope="col">ours</th></tr></thead><tbody>` +
     rows
       .map(
         ([name, read]) =>
           `<tr data-name="${name}"><th scope="row">${name}</th>` +
-          `${cell("paper", read(sides.paper))}${cell("ours", read(sides.ours))}</tr>`,
+          `${cell("density", read(sides.density))}${cell("ours", read(sides.ours))}</tr>`,
       )
       .join("") +
     "</tbody>";
@@ -148,8 +148,8 @@ function number(id) {
 
 async function run(side) {
   sides[side].maps = await mapsOf(
-    find("pg-windows").value,
-    side === "paper" ? "paper" : find("pg-formulation").value,
+    find("pg-window").value,
+    side === "density" ? "density" : find("pg-loss").value,
     sides[side].logits,
     painted.truth,
     Object.fromEntries(NUMBERS.map((id) => [id, number(id)])),
@@ -167,7 +167,7 @@ function update() {
   working = (async () => {
     do {
       pending = false;
-      await run("paper");
+      await run("density");
       await run("ours");
     } while (pending);
     working = null;
@@ -194,7 +194,7 @@ async function descend() {
     return;
   }
   await restart();
-  const mine = (descent = { paper: new Adam(), ours: new Adam() });
+  const mine = (descent = { density: new Adam(), ours: new Adam() });
   find("pg-descend").textContent = "Stop";
   find("pg").setAttribute("aria-busy", "true");
   let step = 0;
@@ -204,7 +204,7 @@ async function descend() {
       const gradient = sides[name].maps[find("pg-along").value];
       sides[name].logits = optimizer.step(sides[name].logits, gradient);
     }
-    await run("paper");
+    await run("density");
     await run("ours");
     if (descent !== mine) break;
     find("pg-steps").textContent = `${step} steps`;
@@ -263,13 +263,13 @@ function listen(map) {
 }
 
 function defaults() {
-  const inner = Number(find("pg-windows").value.split("_")[0]);
+  const inner = WINDOWS[find("pg-window").value];
   const values = {
-    area: inner ** 2,
-    gap: inner ** 2 - Math.ceil(inner / 2) ** 2,
+    max_noise_size: inner ** 2,
+    threshold: inner ** 2 - Math.ceil(inner / 2) ** 2,
     share: 0.1,
     smooth: 0,
-    strength: Math.log10(STRENGTH[find("pg-formulation").value]),
+    strength: Math.log10(STRENGTH[find("pg-loss").value]),
   };
   for (const [id, value] of Object.entries(values)) find(id).value = value;
   showNumbers();
@@ -314,9 +314,9 @@ function build() {
     );
     map.canvas.classList.toggle("pg-paint", Boolean(map.paint));
     map.caption = document.createElement("figcaption");
-    figure.className = map.paint ? "pg-own" : `pg-${map.id.split("-")[0]}`;
+    figure.className = map.paint ? "pg-first" : `pg-${map.id.split("-")[0]}`;
     figure.append(map.canvas, map.caption);
-    if (map.id === "paper-map") find("pg-maps").append(find("pg-legend"));
+    if (map.id === "density-map") find("pg-maps").append(find("pg-legend"));
     find("pg-maps").append(figure);
     listen(map);
   }
@@ -328,25 +328,17 @@ function build() {
     button.addEventListener("click", () => choose(name));
     find("pg-presets").append(button);
   }
-  for (const [inner, outer] of WINDOWS) {
-    find("pg-windows").add(
-      new Option(
-        `${inner} × ${inner} in ${outer} × ${outer}`,
-        `${inner}_${outer}`,
-        inner === 7,
-        inner === 7,
-      ),
-    );
+  for (const window of Object.keys(WINDOWS)) {
+    const chosen = window === "21";
+    find("pg-window").add(new Option(`${window} × ${window}`, window, chosen, chosen));
   }
-  for (const name of FORMULATIONS.slice(0, 3)) find("pg-formulation").add(new Option(name, name));
-  find("pg-windows").addEventListener("change", () => {
-    defaults();
-    restart();
-  });
-  find("pg-formulation").addEventListener("change", () => {
-    defaults();
-    restart();
-  });
+  for (const [name, label] of Object.entries(OURS)) find("pg-loss").add(new Option(label, name));
+  for (const id of ["pg-window", "pg-loss"]) {
+    find(id).addEventListener("change", () => {
+      defaults();
+      restart();
+    });
+  }
   find("pg-defaults").addEventListener("click", () => {
     defaults();
     restart();

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from docs.playground import export_models
 from examples.noise_image import descend, noise_test
-from gliomaseg_layers._checks import FORMULATIONS
-from gliomaseg_layers.functional import density_map, outlier_region_loss, outlier_weight
-from gliomaseg_layers.functional._outlier_terms import DEFAULT_LEVELS
+from gliomaseg_layers import DensityLoss, OutlierRegionLoss
+from gliomaseg_layers.functional import density_map, outlier_penalty, outlier_weight
 from tests.conftest import SITE
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -18,52 +18,58 @@ onnxruntime = pytest.importorskip("onnxruntime")
 needs_site = pytest.mark.skipif(
     not (SITE / "generated" / "models").exists(), reason="no site: run `make docs`"
 )
-NUMBERS = {"area": 49.0, "gap": 33.0, "smooth": 1.0, "strength": 4.0, "share": 0.1}
+NUMBERS = {
+    "max_noise_size": 49.0,
+    "threshold": 33.0,
+    "smooth": 1.0,
+    "strength": 1000.0,
+    "share": 0.1,
+}
 
 
 def public_maps(
-    logits: Tensor, target: Tensor, formulation: str, windows: tuple[int, int], numbers: Any
+    logits: Tensor, target: Tensor, name: str, window: int, numbers: Any
 ) -> dict[str, Tensor]:
     """Compute by public functions, in float64, what a model computes."""
-    logits, target = logits.double(), target.double()
-    inner, outer = windows
-    paper = formulation == "paper"
-    threshold = numbers["gap" if paper else "area"]
-    z = logits.clone().requires_grad_()
-    settings: dict[str, Any] = {
-        "formulation": formulation,
-        "inner": inner,
-        "outer": outer,
-        "smooth": numbers["smooth"],
-        "threshold": threshold,
-        "share": numbers["share"],
-        "reduction": "none",
-    }
-    loss = outlier_region_loss(z, target, strength=numbers["strength"], **settings)
-    term = loss - outlier_region_loss(z, target, strength=0, reduction="none")
+    z, target = logits.double().requires_grad_(), target.double()
+    region: Any = {"window": window, "max_noise_size": numbers["max_noise_size"]}
+    cross_entropy = F.binary_cross_entropy_with_logits(z, target, reduction="none")
+    if name == "density":
+        density: Any = {"inner": export_models.WINDOWS[window], "outer": window}
+        density |= {name: numbers[name] for name in ("smooth", "threshold")}
+        flag = density_map(z.detach().sigmoid(), **density)
+        loss = DensityLoss(**density, reduction="none")(z, target)
+    elif name == "penalty":
+        flag = outlier_weight(z, from_logits=True, levels=(0.5,), **region)
+        penalty = outlier_penalty(z, **region, reduction="none")
+        loss = cross_entropy + numbers["strength"] * penalty
+    else:
+        flag = outlier_weight(z, from_logits=True, **region)
+        share = numbers["share"] if name == "outlier" else None
+        criterion = OutlierRegionLoss(
+            **region, strength=numbers["strength"], share=share, reduction="none"
+        )
+        loss = criterion(z, target)
+    term = loss - cross_entropy
     (loss_gradient,) = torch.autograd.grad(loss.sum(), z, retain_graph=True)
     (term_gradient,) = torch.autograd.grad(term.sum(), z)
-    window: dict[str, Any] = {"inner": inner, "outer": outer, "threshold": threshold}
-    if paper:
-        flag = density_map(logits.sigmoid(), smooth=numbers["smooth"], **window)
-    else:
-        levels = DEFAULT_LEVELS[formulation]
-        flag = outlier_weight(logits, from_logits=True, levels=levels, **window)
     maps = (flag, loss, term, loss_gradient, term_gradient)
     return dict(zip(export_models.OUTPUTS, (m.detach()[0, 0].float() for m in maps), strict=True))
 
 
 @needs_site
-@pytest.mark.parametrize("windows", export_models.WINDOWS)
+@pytest.mark.parametrize("window", export_models.WINDOWS)
 @pytest.mark.parametrize(
-    "changed", [{}, {"area": 12.0, "gap": 20.0}, {"smooth": 0.3, "strength": 900.0, "share": 0.7}]
+    "changed",
+    [
+        {},
+        {"max_noise_size": 12.0, "threshold": 20.0},
+        {"smooth": 0.3, "strength": 4.0, "share": 0.7},
+    ],
 )
-def test_models_equal_the_public_functions(
-    windows: tuple[int, int], changed: dict[str, float]
-) -> None:
+def test_models_equal_the_public_functions(window: int, changed: dict[str, float]) -> None:
     numbers = NUMBERS | changed
-    model = SITE / "generated" / "models" / f"outlier_region_{windows[0]}_{windows[1]}.onnx"
-    session = onnxruntime.InferenceSession(model)
+    session = onnxruntime.InferenceSession(SITE / "generated" / "models" / f"losses_{window}.onnx")
     image, target = noise_test()
     for logits in (
         (2 * image - 1) * 6 + torch.randn_like(image),
@@ -74,8 +80,8 @@ def test_models_equal_the_public_functions(
         outputs = session.run(
             export_models.OUTPUTS, {name: value.numpy() for name, value in feeds.items()}
         )
-        for row, formulation in enumerate(FORMULATIONS):
-            expected = public_maps(logits, target, formulation, windows, numbers)
+        for row, loss in enumerate(export_models.LOSSES):
+            expected = public_maps(logits, target, loss, window, numbers)
             for name, output in zip(export_models.OUTPUTS, outputs, strict=True):
                 torch.testing.assert_close(
                     torch.from_numpy(output[row]), expected[name], rtol=1e-4, atol=1e-4
@@ -123,9 +129,8 @@ NAMES = {
 def check_pixel(
     page: Any, logits: Tensor, target: Tensor, at: tuple[int, int], **numbers: float
 ) -> None:
-    for side, formulation in (("paper", "paper"), ("ours", "balanced")):
-        values = NUMBERS | {"strength": 1000.0} | numbers
-        expected = public_maps(logits, target, formulation, (7, 21), values)
+    for side, loss in (("density", "density"), ("ours", "outlier")):
+        expected = public_maps(logits, target, loss, 21, NUMBERS | numbers)
         for name, label in NAMES.items():
             torch.testing.assert_close(
                 shown(page, label, side), float(expected[name][at]), rtol=1e-4, atol=1e-4
@@ -141,10 +146,11 @@ def test_paint_and_move_a_slider(playground: Any) -> None:
     playground.mouse.up()
     settle(playground)
     check_pixel(playground, (2 * image - 1) * 6, target, (50, 12))
-    set_range(playground, "area", 30)
+    set_range(playground, "max_noise_size", 30)
     set_range(playground, "smooth", 0.5)  # a power of ten
     set_range(playground, "pg-confidence", 4)
-    check_pixel(playground, (2 * image - 1) * 4, target, (50, 12), area=30.0, smooth=10**0.5)
+    numbers = {"max_noise_size": 30.0, "smooth": 10**0.5}
+    check_pixel(playground, (2 * image - 1) * 4, target, (50, 12), **numbers)
     assert shown(playground, NAMES["flag"], "ours") > 0
 
 
@@ -170,13 +176,18 @@ def test_descent_is_the_one_of_the_example(playground: Any) -> None:
         "document.getElementById('pg-steps').textContent === '400 steps'", timeout=120_000
     )
     settle(playground)
-    for side, formulation, left in (("paper", "paper", 2382), ("ours", "balanced", 0)):
+    sides: tuple[tuple[str, Any, int], ...] = (
+        ("density", DensityLoss(reduction="sum"), 2382),
+        ("ours", OutlierRegionLoss(reduction="sum"), 0),
+    )
+    for side, criterion, left in sides:
         caption = playground.locator(f"#pg-{side}-logits + figcaption").inner_text()
         assert caption.endswith(f": {left} false px")
 
-        def term(logits: Tensor, formulation: str = formulation) -> Tensor:
-            loss = outlier_region_loss(logits, target, formulation=formulation, reduction="sum")
-            return loss - outlier_region_loss(logits, target, strength=0, reduction="sum")
+        def term(logits: Tensor, criterion: Any = criterion) -> Tensor:
+            plain = F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+            difference: Tensor = criterion(logits, target) - plain
+            return difference
 
         end = descend(term, (2 * image - 1) * 6)
         assert int(((end > 0) & (target == 0)).sum()) == left
@@ -191,11 +202,11 @@ def test_every_choice_runs(playground: Any) -> None:
     for preset in ("lesion", "random noise", "clear", "figure 9"):
         playground.get_by_role("button", name=preset, exact=True).click()
         settle(playground)
-    for windows in export_models.WINDOWS:
-        playground.locator("#pg-windows").select_option(f"{windows[0]}_{windows[1]}")
+    for window in export_models.WINDOWS:
+        playground.locator("#pg-window").select_option(str(window))
         settle(playground)
-    for formulation in FORMULATIONS[:3]:
-        playground.locator("#pg-formulation").select_option(formulation)
+    for loss in export_models.LOSSES[:3]:
+        playground.locator("#pg-loss").select_option(loss)
         settle(playground)
     for shown_map in export_models.OUTPUTS[1:]:
         playground.locator("#pg-map").select_option(shown_map)
