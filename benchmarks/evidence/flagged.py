@@ -1,18 +1,17 @@
 """Measure how much of the cross-entropy the flagged pixels hold after the warm starts of seed 0.
 
-Writes results/flagged.json: over the training slices of all folds, by probability level, flagged
-pixels per 100 slices and their part of the whole cross-entropy.
+Prints a table: over the training slices of all folds, by probability level, flagged pixels per 100
+slices and their part of the whole cross-entropy.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from benchmarks.evidence.methods import LEVELS, dense_flag, shifted
-from benchmarks.evidence.run import FOLDS, RESULTS, quiet, split, warm_start
+from benchmarks.evidence.run import FOLDS, quiet, split, warm_start
 
 
 @torch.no_grad()
@@ -34,14 +33,13 @@ def main() -> None:
                 flagged = dense_flag(shifted(logits, level), masks) > 0
                 pixels[level] += int(flagged.sum())
                 held[level] += float(cost[flagged].sum())
-    found = {
-        level: {
-            "pixels_per_100_slices": round(100 * pixels[level] / slices, 1),
-            "part_of_cross_entropy": float(f"{held[level] / total:.2g}"),
-        }
-        for level in LEVELS
-    }
-    (RESULTS / "flagged.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(
+        "| level | flagged pixels per 100 slices | of the cross-entropy |",
+        "| ---: | ---: | ---: |",
+        sep="\n",
+    )
+    for level in LEVELS:
+        print(f"| {level} | {100 * pixels[level] / slices:.1f} | {held[level] / total:.2%} |")
 
 
 if __name__ == "__main__":

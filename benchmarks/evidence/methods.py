@@ -1,7 +1,7 @@
 """What is compared: functions of logits and mask ``(N, 1, H, W)`` that return the loss.
 
-Every one is BCE + Dice with something added or replaced. Windows are those of [WAN23] (7 and 21
-pixels on slices of 256) at half the scale: outer 11, and regions of at most 12 pixels for 49.
+Every one is BCE + Dice with something added or replaced. The window is that of [WAN23]
+(21 pixels on slices of 256) at half the scale: 11, and regions of at most 12 pixels for 49.
 """
 
 import math
@@ -17,8 +17,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from gliomaseg_layers import CompoundLoss, WeightRamp
-from gliomaseg_layers.functional import dice_loss, outlier_weight
+from gliomaseg_layers import CompoundLoss, DensityLoss, OutlierRegionLoss, WeightRamp
+from gliomaseg_layers.functional import dice_loss, outlier_penalty, outlier_weight
 from gliomaseg_layers.metrics import label_regions
 
 Method = Callable[[Tensor, Tensor], Tensor]
@@ -26,15 +26,18 @@ Flag = Callable[[Tensor, Tensor], Tensor]  # logits, shifted to a level, and mas
 
 STEPS = 200  # of every method after the warm start
 NOISE = 12  # pixels
-INNER, OUTER = 3, 11
+WINDOW = 11
 LEVELS = (0.1, 0.3, 0.5)
-SMALL_WINDOW = 7
 
 
-def ours(**settings: object) -> CompoundLoss:
-    """Return a CompoundLoss of the library with the scaled windows."""
-    arguments = {"inner": INNER, "outer": OUTER, "threshold": NOISE} | settings
-    return CompoundLoss(**arguments)  # type: ignore[arg-type]
+def ours(
+    strength: float = 1000.0, *, share: float | None = None, levels: Sequence[float] = LEVELS
+) -> CompoundLoss:
+    """Return a CompoundLoss of the library with the scaled window."""
+    outlier = OutlierRegionLoss(
+        window=WINDOW, max_noise_size=NOISE, levels=levels, strength=strength, share=share
+    )
+    return CompoundLoss(outlier)
 
 
 def bce_dice(logits: Tensor, mask: Tensor, *, times: float = 1.0) -> Tensor:
@@ -43,8 +46,10 @@ def bce_dice(logits: Tensor, mask: Tensor, *, times: float = 1.0) -> Tensor:
     return times * bce + dice_loss(logits, mask)
 
 
-def suppress(strength: float, levels: Sequence[float] = (0.5,)) -> CompoundLoss:
-    return ours(formulation="suppress", strength=strength, levels=levels)
+def penalised(strength: float, levels: Sequence[float] = (0.5,)) -> Method:
+    """Return BCE + Dice + strength x the penalty that needs no label."""
+    penalty = partial(outlier_penalty, window=WINDOW, max_noise_size=NOISE, levels=levels)
+    return lambda logits, mask: bce_dice(logits, mask) + strength * penalty(logits)
 
 
 def ramped(loss: CompoundLoss) -> Method:
@@ -62,20 +67,16 @@ def ramped(loss: CompoundLoss) -> Method:
     return step
 
 
-def dense_flag(logits: Tensor, mask: Tensor, *, outer: int = OUTER, size: int = NOISE) -> Tensor:
-    """Return the library's outlier weight."""
-    return outlier_weight(logits, from_logits=True, inner=INNER, outer=outer, threshold=size)
+def dense_flag(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return the library's outlier weight at the level 0.5."""
+    return outlier_weight(
+        logits, from_logits=True, window=WINDOW, max_noise_size=NOISE, levels=(0.5,)
+    )
 
 
 def shifted(logits: Tensor, level: float) -> Tensor:
     """Return logits, without gradient, above 0 where the probability is above a level."""
     return logits.detach() - math.log(level / (1 - level))
-
-
-def two_window_flag(logits: Tensor, mask: Tensor) -> Tensor:
-    """Flag also what is small within a smaller window, nearer to large regions."""
-    near = dense_flag(logits, mask, outer=SMALL_WINDOW)
-    return torch.maximum(dense_flag(logits, mask), near)
 
 
 def component_flag(logits: Tensor, mask: Tensor) -> Tensor:
@@ -89,18 +90,6 @@ def component_flag(logits: Tensor, mask: Tensor) -> Tensor:
     return torch.from_numpy(flags).unsqueeze(1).to(logits)
 
 
-def false_component_flag(logits: Tensor, mask: Tensor) -> Tensor:
-    """Flag predicted components of any size without a true pixel, and true ones not predicted."""
-    white, truth = ((image[:, 0] > 0).numpy(force=True) for image in (logits, mask))
-    flags = np.zeros(white.shape, np.float32)
-    for region, other in ((white, truth), (truth, white)):
-        labels = label_batch(region, 2)
-        met = np.zeros(labels.max() + 1, bool)
-        met[labels[other]] = met[0] = True
-        flags += ~met[labels]
-    return torch.from_numpy(flags).unsqueeze(1).to(logits)
-
-
 def label_batch(masks: NDArray[np.bool_], connectivity: int) -> NDArray[np.int32]:
     """Number the regions of a batch of masks ``(N, H, W)`` from 1 on."""
     structure = np.zeros((3, 3, 3), bool)
@@ -109,29 +98,16 @@ def label_batch(masks: NDArray[np.bool_], connectivity: int) -> NDArray[np.int32
     return labels
 
 
-def flagged(
-    strength: float,
-    levels: Sequence[float] = (0.5,),
-    flag: Flag = dense_flag,
-    worst_neighbour: bool = False,
-    least: float = 0.0,
-) -> Method:
+def flagged(strength: float, levels: Sequence[float] = (0.5,), flag: Flag = dense_flag) -> Method:
     """Return BCE + Dice + strength x the mean cross-entropy of flagged pixels.
 
-    Args:
-        strength: weight of that mean.
-        levels: probabilities that split the classes; flags at several are averaged.
-        flag: what flags pixels.
-        worst_neighbour: take the cross-entropy of SCNP's logits in the mean.
-        least: part of all pixels that the mean divides by at least.
+    Flags at several levels, probabilities that split the classes, are averaged.
     """
 
     def loss(logits: Tensor, mask: Tensor) -> Tensor:
         weight = torch.stack([flag(shifted(logits, level), mask) for level in levels]).mean(0)
-        scores = scnp(logits, mask) if worst_neighbour else logits
-        cost = F.binary_cross_entropy_with_logits(scores, mask, reduction="none")
-        count = weight.sum().clamp(min=max(1.0, least * weight.numel()))
-        extra = (weight * cost).sum() / count
+        cost = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+        extra = (weight * cost).sum() / weight.sum().clamp(min=1)
         return bce_dice(logits, mask) + strength * extra
 
     return loss
@@ -209,28 +185,18 @@ CONTROL = "BCE twice + Dice"
 METHODS: dict[str, Method] = {
     BASELINE: bce_dice,
     CONTROL: partial(bce_dice, times=2.0),
-    # The paper's threshold scales as an area does: 33 / 4.
-    "paper": ours(formulation="paper", threshold=8),
-    **{f"suppress {s:g}": suppress(s) for s in (1.0, 4.0, 16.0, 1000.0)},
-    **{f"levels, suppress {s:g}": suppress(s, LEVELS) for s in (250.0, 1000.0, 4000.0)},
-    "levels, suppress 1000, ramped": ramped(suppress(1000.0, LEVELS)),
-    "levels, suppress 1000 or the mean over flagged": flagged(1.0, LEVELS, least=1e-3),
-    **{f"balanced {s:g}": ours(share=s) for s in (0.03, 0.1, 0.3, 1.0)},
-    **{f"penalty {s:g}": ours(formulation="penalty", strength=s) for s in (0.03, 0.1, 0.3)},
-    **{
-        f"levels, penalty {s:g}": ours(formulation="penalty", strength=s, levels=LEVELS)
-        for s in (10.0, 100.0)
-    },
+    # Equation 13; the paper's threshold scales as an area does: 33 / 4.
+    "density": CompoundLoss(DensityLoss(inner=3, outer=WINDOW, threshold=8), alpha=2.0),
+    **{f"one level, strength {s:g}": ours(s, levels=(0.5,)) for s in (1.0, 4.0, 16.0, 1000.0)},
+    **{f"strength {s:g}": ours(s) for s in (250.0, 1000.0, 4000.0)},
+    "strength 1000, ramped": ramped(ours()),
+    **{f"share {s:g}": ours(share=s) for s in (0.03, 0.1, 0.3, 1.0)},
+    **{f"penalty {s:g}": penalised(s) for s in (0.03, 0.1, 0.3)},
+    **{f"levels, penalty {s:g}": penalised(s, LEVELS) for s in (10.0, 100.0)},
     "mean over flagged 0.5": flagged(0.5),
     **{f"levels, mean over flagged {s:g}": flagged(s, LEVELS) for s in (0.1, 0.5, 1.0)},
-    "two windows, levels, mean over flagged 0.5": flagged(0.5, LEVELS, two_window_flag),
-    "wide windows, levels, mean over flagged 0.5": flagged(
-        0.5, LEVELS, partial(dense_flag, outer=21, size=49)
-    ),
-    "false components, levels, mean over flagged 0.5": flagged(0.5, LEVELS, false_component_flag),
     "components, mean over flagged 0.5": flagged(0.5, flag=component_flag),
     "components, levels, mean over flagged 0.5": flagged(0.5, LEVELS, component_flag),
-    "levels, worst neighbour, mean over flagged 0.5": flagged(0.5, LEVELS, worst_neighbour=True),
     "Tversky .3/.7": tversky(0.3),
     "Tversky .7/.3": tversky(0.7),
     "focal Tversky": tversky(0.3, 0.75),

@@ -1,9 +1,7 @@
-"""Write README.md and its plots from what the runs have left in results/."""
+"""Write README.md's tables and its plots from what ``summary.py`` has left in results/."""
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,21 +10,14 @@ from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 
 from benchmarks.evidence.methods import BASELINE, CONTROL
-from benchmarks.evidence.run import (
-    BATCH,
-    FOLDS,
-    FROM_SCRATCH,
-    POST_PROCESSING,
-    RESULTS,
-    STAGES,
-    finished,
-    results_file,
-)
+from benchmarks.evidence.run import BATCH, FOLDS, FROM_SCRATCH, STAGES
+from benchmarks.evidence.summary import OF_PATIENT, RESULTS
 from benchmarks.evidence.timing import NETWORK
 
 HERE = Path(__file__).parent
 MARK = "<!-- results -->"
 RESAMPLES = 2000
+INDEX = ["method", "threshold", "seed", "patient"]
 
 Array = NDArray[np.float64]
 Sums = dict[str, Array]
@@ -46,17 +37,26 @@ METRICS: dict[str, Callable[[Sums], Array]] = {
 }
 
 
-def read(folds: Iterable[int], seeds: Iterable[int]) -> pd.DataFrame:
-    """Return the sums of every run: a row for each method, threshold, seed and patient."""
-    rows = [
-        {"method": method, "threshold": float(at), "seed": seed, "patient": int(patient)} | sums
-        for fold in folds
-        for seed in seeds
-        for method, scores in finished(results_file(fold, seed)).items()
-        for at, patients in scores.items()
-        for patient, sums in patients.items()
-    ]
-    return pd.DataFrame(rows).set_index(["method", "threshold", "seed", "patient"]).sort_index()
+def read_final() -> pd.DataFrame:
+    """Return the finalists' sums: a row for each method, threshold, seed and patient."""
+    patients = pd.read_csv(RESULTS / "patients.csv").drop(columns="fold")
+    scores = pd.read_csv(RESULTS / "scores.csv").assign(threshold=0.5)
+    curve = pd.read_csv(RESULTS / "curve.csv").assign(method=BASELINE)
+    rows = pd.concat([scores, curve[curve["threshold"] != 0.5]]).merge(patients, on="patient")
+    return rows.set_index(INDEX).sort_index()
+
+
+def read_screening() -> pd.DataFrame:
+    """Return what was screened: the sums over all patients of its fold, as of one patient."""
+    patients = pd.read_csv(RESULTS / "patients.csv")
+    sums = patients[patients["fold"].isin(STAGES["screen"][0])][OF_PATIENT].sum()
+    rows = pd.read_csv(RESULTS / "screening.csv").assign(threshold=0.5, patient=0, **sums)
+    return rows.set_index(INDEX).sort_index()
+
+
+def named(table: str) -> list[str]:
+    """Return the methods of a table, in its order."""
+    return list(pd.read_csv(RESULTS / table)["method"].unique())
 
 
 class Bootstrap:
@@ -112,7 +112,7 @@ def shown(values: Array, digits: int, sign: str = "") -> str:
 
 
 def results_table(
-    sample: Bootstrap, methods: Iterable[str], intervals: bool, milliseconds: dict[str, float]
+    sample: Bootstrap, methods: Iterable[str], intervals: bool, milliseconds: pd.Series
 ) -> str:
     lines = [f"| | {' | '.join(METRICS)} | loss, ms |", "| --- |" + " ---: |" * (len(METRICS) + 1)]
     for method in methods:
@@ -171,84 +171,61 @@ def plot_trade(sample: Bootstrap, methods: list[str], path: Path) -> None:
         axes.annotate(str(number), (missed, spurious), (4, 3), textcoords="offset points")
     axes.set(xlabel="missed true regions, %", ylabel="spurious regions per 100 slices")
     figure.legend(loc="outside right upper", fontsize=8)
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "evidence"}):
+        figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
-def plot_differences(sample: Bootstrap, methods: list[str], path: Path) -> None:
-    """Draw paired differences to the control with their intervals."""
-    names = ("Dice, tumour", "spurious", "noise", "holes", "missed, %")
-    figure, panels = plt.subplots(
-        1, len(names), figsize=(12, 1 + 0.35 * len(methods)), sharey=True, layout="constrained"
-    )
-    for axes, name in zip(panels, names, strict=True):
-        for row, method in enumerate(methods):
-            difference = sample.metric(name, method) - sample.metric(name, CONTROL)
-            value, low, high = interval(difference)
-            axes.plot([low, high], [row, row], color="0.4")
-            axes.plot(value, row, "o", color="tab:blue")
-        axes.axvline(0, color="0.7", zorder=0)
-        axes.set(title=name, yticks=range(len(methods)), yticklabels=methods)
-    panels[0].invert_yaxis()
-    figure.suptitle(f"difference to {CONTROL}")
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def time_part(times: dict[str, Any]) -> str:
+def time_part(times: pd.DataFrame) -> str:
+    device, threads, torch = times.iloc[0][["device", "threads", "torch"]]
     return (
         f"Loss, ms: forward and backward of the loss alone, a batch of {BATCH}, median, on "
-        f"{times['device']}, {times['threads']} threads, torch {times['torch']}; the network's own "
-        f"forward and backward took {times['ms'][NETWORK]:.0f} ms in the same run."
+        f"{device}, {threads} threads, torch {torch}; the network's own forward and backward took "
+        f"{times['ms'][NETWORK]:.0f} ms in the same run."
     )
 
 
-def stage_part(stage: str, title: str, times: dict[str, Any]) -> str:
-    """Return a stage's tables and plots, of the seeds that every fold has finished."""
-    folds, all_seeds, names = STAGES[stage]
-    done = {
-        seed: [finished(results_file(fold, seed)).keys() for fold in folds] for seed in all_seeds
-    }
-    required = set(names if stage == "final" else (BASELINE, CONTROL))
-    seeds = [seed for seed in all_seeds if all(required <= found for found in done[seed])]
-    names = tuple(
-        name for name in names if all(name in found for seed in seeds for found in done[seed])
+def heading(title: str, table: pd.DataFrame, folds: int, patients: pd.DataFrame) -> str:
+    seeds = ", ".join(map(str, sorted(table.index.unique("seed"))))
+    return (
+        f"## {title}\n\n{folds} of {len(FOLDS)} folds: {len(patients)} patients, "
+        f"{patients['slices'].sum()} slices; seeds: {seeds}."
     )
-    if not seeds:
-        return f"## {title}\n\nNo seed is finished yet."
-    sample = Bootstrap(read(folds, seeds))
-    slices = sample.table.xs((BASELINE, 0.5, seeds[0]))["slices"].sum()
-    post = [f"{name}, {clean}" for name in (BASELINE, CONTROL) for clean in POST_PROCESSING]
-    methods = [*names, *(name for name in post if name.split(", ")[0] in names)]
-    figure = HERE / "images" / f"{stage}-trade.png"
-    parts = [
-        f"## {title}",
-        f"{len(folds)} of {len(FOLDS)} folds: {len(sample.patients)} patients, {slices} slices; "
-        f"seeds: {', '.join(map(str, seeds))}.",
-        results_table(sample, methods, stage == "final", times["ms"]),
-    ]
-    if stage != "scratch":
-        parts.append(f"![Spurious against missed regions](images/{figure.name})")
-        plot_trade(sample, methods, figure)
-    if stage == "final":
-        parts += [
-            "### Paired differences",
-            difference_table(sample, methods[1:]),
-            f"![Differences to {CONTROL}](images/differences.png)",
-        ]
-        plot_differences(sample, methods, HERE / "images" / "differences.png")
-    return "\n\n".join(parts)
+
+
+def parts(milliseconds: pd.Series) -> Iterable[str]:
+    """Yield the page's parts, and draw its plots."""
+    patients = pd.read_csv(RESULTS / "patients.csv")
+    images = HERE / "images"
+    images.mkdir(exist_ok=True)
+    sample = Bootstrap(read_final())
+    methods = named("scores.csv")
+    yield heading("Finalists", sample.table, patients["fold"].nunique(), patients)
+    yield results_table(sample, methods, True, milliseconds)
+    yield "![Spurious against missed regions](images/final-trade.svg)"
+    plot_trade(sample, methods, images / "final-trade.svg")
+    yield "### Paired differences"
+    yield difference_table(sample, methods[1:])
+
+    if not (RESULTS / "screening.csv").exists():
+        return
+    folds = STAGES["screen"][0]
+    patients = patients[patients["fold"].isin(folds)]
+    sample = Bootstrap(read_screening())
+    every = named("screening.csv")
+    scratch = [name for name in every if name.startswith(FROM_SCRATCH)]
+    screened = [name for name in every if name not in scratch]
+    for title, names in (("Screening", screened), ("Without a warm start", scratch)):
+        yield heading(title, sample.table.loc[names], len(folds), patients)
+        yield results_table(sample, names, False, milliseconds)
 
 
 def main() -> None:
     readme = HERE / "README.md"
     introduction = readme.read_text().split(MARK)[0].rstrip()
-    times = json.loads((RESULTS / "time.json").read_text())
-    titles = {"final": "Finalists", "screen": "Screening", "scratch": "Without a warm start"}
-    parts = [stage_part(stage, title, times) for stage, title in titles.items()]
-    readme.write_text("\n\n".join([introduction, MARK, time_part(times), *parts]) + "\n")
+    times = pd.read_csv(RESULTS / "times.csv", index_col="method")
+    written = [introduction, MARK, time_part(times), *parts(times["ms"])]
+    readme.write_text("\n\n".join(written) + "\n")
 
 
 if __name__ == "__main__":

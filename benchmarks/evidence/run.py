@@ -1,8 +1,8 @@
 """Train a small U-Net on LGG slices by every method from shared warm starts, and score it.
 
 Five folds by patient, so that every patient is tested once per seed. Every run is appended to
-results/fold<f>-seed<s>.jsonl as it ends, and one that stands there is not repeated: interrupt and
-start again at will.
+runs/fold<f>-seed<s>.jsonl as it ends, and one that stands there is not repeated: interrupt and
+start again at will. ``summary.py`` sums them up in results/.
 """
 
 import argparse
@@ -29,11 +29,10 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from benchmarks.evidence.methods import (
     BASELINE,
     CONTROL,
-    INNER,
     METHODS,
     NOISE,
-    OUTER,
     STEPS,
+    WINDOW,
     Method,
 )
 from benchmarks.evidence.scoring import THRESHOLDS, Masks, score_patients
@@ -41,18 +40,18 @@ from examples.lgg.data import SliceData, find_slices, read_image, read_mask
 from gliomaseg_layers.functional import remove_outlier_regions
 from gliomaseg_layers.metrics import label_regions
 
-RESULTS = Path(__file__).parent / "results"
+RUNS = Path(__file__).parent / "runs"  # untracked
 SIDE, BATCH = 128, 16
 WARM_STEPS, LEARNING_RATE = 600, 2e-3
 FOLDS, SEEDS = range(5), range(3)
 FINALISTS = (
     BASELINE,
     CONTROL,
-    "paper",
-    "suppress 4",
-    "suppress 1000",
-    "levels, suppress 1000",
-    "balanced 0.1",
+    "density",
+    "one level, strength 4",
+    "one level, strength 1000",
+    "strength 1000",
+    "share 0.1",
     "SCNP",
     "blob loss",
 )
@@ -64,7 +63,7 @@ EXPECTED_WARNINGS = (
 )
 # Trained by the method from the first step on, for as many steps as warm start and method together.
 FROM_SCRATCH = "from scratch, "
-UNPREPARED = (BASELINE, "levels, suppress 1000", "balanced 0.1")
+UNPREPARED = (BASELINE, "strength 1000", "share 0.1")
 STAGES = {
     "screen": (FOLDS[1:2], SEEDS[:2], tuple(METHODS)),
     "scratch": (FOLDS[1:2], SEEDS[:2], tuple(FROM_SCRATCH + name for name in UNPREPARED)),
@@ -87,7 +86,7 @@ def remove_small(masks: Masks) -> Masks:
 
 def remove_outliers(masks: Masks) -> Masks:
     clean = remove_outlier_regions(
-        torch.from_numpy(masks).unsqueeze(1), inner=INNER, outer=OUTER, threshold=NOISE
+        torch.from_numpy(masks).unsqueeze(1), window=WINDOW, max_noise_size=NOISE
     )
     return clean.squeeze(1).numpy()
 
@@ -208,7 +207,7 @@ def warm_start(data: Slices, fold: int, seed: int) -> nn.Module:
     """Train, or read, the network that all methods of a fold and seed go on from."""
     L.seed_everything(seed, workers=True, verbose=False)
     model = network()
-    path = RESULTS / "warm" / f"fold{fold}-seed{seed}.pt"
+    path = RUNS / "warm" / f"fold{fold}-seed{seed}.pt"
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
         return model
@@ -241,7 +240,7 @@ def record(
 
 
 def results_file(fold: int, seed: int) -> Path:
-    return RESULTS / f"fold{fold}-seed{seed}.jsonl"
+    return RUNS / f"fold{fold}-seed{seed}.jsonl"
 
 
 def finished(results: Path) -> dict[str, Any]:
@@ -267,7 +266,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     options = parser.parse_args()
     folds, seeds, methods = STAGES[options.stage]
-    RESULTS.mkdir(exist_ok=True)
+    RUNS.mkdir(exist_ok=True)
     # Keep freed memory: fetching it anew for every feature map took half of the time.
     os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
     context = multiprocessing.get_context("spawn")

@@ -1,6 +1,5 @@
-"""Time every loss, forward and backward, beside the network's own step; write results/time.json."""
+"""Time every loss, forward and backward, beside the network's own step; write results/times.csv."""
 
-import json
 import platform
 import random
 import statistics
@@ -8,11 +7,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import pandas as pd
 import torch
 from cpuinfo import get_cpu_info
 
 from benchmarks.evidence.methods import METHODS
-from benchmarks.evidence.run import BATCH, RESULTS, SIDE, network
+from benchmarks.evidence.run import BATCH, SIDE, network
+from benchmarks.evidence.summary import RESULTS
 
 ROUNDS = 30
 NETWORK = "network"
@@ -42,13 +43,11 @@ def main() -> None:
         random.shuffle(names)
         for name in names:
             times[name].append(timed(calls[name]))
-    results = {
-        "device": get_cpu_info().get("brand_raw", platform.machine()),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "ms": {name: round(statistics.median(values[2:]), 2) for name, values in times.items()},
-    }
-    (RESULTS / "time.json").write_text(json.dumps(results, indent=1) + "\n")
+    medians = {name: round(statistics.median(values[2:]), 2) for name, values in times.items()}
+    table = pd.DataFrame({"method": medians.keys(), "ms": medians.values()})
+    table["device"] = get_cpu_info().get("brand_raw", platform.machine())
+    table["threads"], table["torch"] = torch.get_num_threads(), torch.__version__
+    table.to_csv(RESULTS / "times.csv", index=False)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """The evidence run: rivals as their sources define them, sums by hand, a whole run in small."""
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-from benchmarks.evidence import methods, page, run, scoring
+from benchmarks.evidence import methods, page, run, scoring, summary
 from examples.lgg.standin import write_standin
 from gliomaseg_layers.functional import dice_loss
 
@@ -58,16 +58,6 @@ def test_component_flag_marks_small_islands_and_holes() -> None:
     expected = torch.zeros(2, 1, 30, 30)
     expected[0, 0, 2:5, 2:6] = expected[0, 0, 12, 12] = expected[0, 0, 13, 13] = 1
     assert torch.equal(methods.component_flag(white.float() - 0.5, white), expected)
-
-
-def test_false_component_flag_marks_what_the_other_does_not_touch() -> None:
-    white, truth = torch.zeros(2, 2, 1, 30, 30)
-    truth[0, 0, 5:10, 5:10] = 1
-    white[0, 0, 9:20, 9:20] = 1  # touches
-    expected = torch.zeros_like(white)
-    for image, where in ((white, np.s_[0, 0, 2, 2:20]), (truth, np.s_[1, 0, 5:10, 5:10])):
-        image[where] = expected[where] = 1
-    assert torch.equal(methods.false_component_flag(white - 0.5, truth), expected)
 
 
 def test_flagged_adds_the_mean_over_what_is_flagged() -> None:
@@ -161,10 +151,10 @@ def test_post_processing() -> None:
 
 def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_standin(tmp_path / "data", seed=1)
-    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     for name, steps in (("WARM_STEPS", 2), ("STEPS", 1)):
         monkeypatch.setattr(run, name, steps)
-    (tmp_path / "results").mkdir()
     names = ("BCE + Dice", "BCE twice + Dice")
     for fold in run.FOLDS:
         run.run(tmp_path / "data", fold, 0, names[: 1 if fold else 2])
@@ -174,43 +164,59 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert run.run(tmp_path / "data", 1, 0, names).endswith("done")  # the other method alone
     assert first.read_text() == before
     scores = run.finished(first)
-    assert set(scores) == {*names, *(f"{n}, {post}" for n in names for post in run.POST_PROCESSING)}
+    cleaned = [f"{name}, {post}" for name in names for post in run.POST_PROCESSING]
+    assert set(scores) == {*names, *cleaned}
     tested = [set(run.finished(run.results_file(fold, 0))[names[0]]["0.5"]) for fold in run.FOLDS]
     assert sum(map(len, tested)) == len(set.union(*tested)) == 12  # every patient once
 
     scratch = run.FROM_SCRATCH + names[0]
-    run.run(tmp_path / "data", 0, 0, [scratch])
-    again = run.finished(first)
-    assert set(again) == {*scores, scratch}
-    assert again[scratch] != scores[names[0]]
+    run.run(tmp_path / "data", 1, 0, [scratch])
+    found = run.finished(run.results_file(1, 0))
+    assert set(found) == {*scores, scratch}
+    assert found[scratch] != found[names[0]]
 
     for fold in run.FOLDS[2:]:
         run.run(tmp_path / "data", fold, 0, names)
+    stages = {
+        "final": (run.FOLDS, [0, 1], names),  # of seed 1 there is nothing yet
+        "screen": ([1], [0], (*names, "SCNP")),
+        "scratch": ([1], [0], (scratch,)),
+    }
+    for module in (summary, page):
+        monkeypatch.setattr(module, "STAGES", stages)
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    summary.write(stages)
     monkeypatch.setattr(page, "HERE", tmp_path)
     monkeypatch.setattr(page, "RESAMPLES", 20)
-    monkeypatch.setattr(page, "STAGES", {"final": (run.FOLDS, [0, 1], names)})
-    times = {"ms": {"BCE + Dice": 3.2}}
-    part = page.stage_part("final", "Finalists", times)
-    assert "5 of 5 folds: 12 patients" in part
-    assert "seeds: 0." in part  # of the other there is nothing yet
-    assert part.count(" | 3.2 |\n") == 1  # the loss's time, beside the baseline alone
-    assert (tmp_path / "images" / "final-trade.png").stat().st_size > 10_000
+    text = "\n".join(page.parts(pd.Series({"BCE + Dice": 3.2})))
+    assert "5 of 5 folds: 12 patients" in text
+    assert text.count("seeds: 0.") == 3
+    assert text.count(" | 3.2 |\n") == 2  # the loss's time, beside the baseline alone
+    assert text.endswith(" | 3.2 |")  # and from scratch
+    assert all(f"\n| {name} | " in text for name in (*names, *cleaned, scratch))
+    assert "SCNP" not in text
+    assert (tmp_path / "images" / "final-trade.svg").stat().st_size > 10_000
+    # What was screened is summed over the patients of its fold, as in the runs.
+    table = pd.read_csv(tmp_path / "results" / "screening.csv", index_col="method")
+    overlaps = [sums["overlap"] for sums in found[scratch]["0.5"].values()]
+    assert table.loc[scratch, "overlap"] == sum(overlaps)
 
 
-def test_intervals_are_of_resampled_patients(tmp_path: Path, monkeypatch) -> None:
+def test_intervals_are_of_resampled_patients() -> None:
     """One of two patients has all spurious regions: a resample holds it 0, 1 or 2 times."""
-    monkeypatch.setattr(run, "RESULTS", tmp_path)
-    lines = []
-    for name, spurious in (("BCE + Dice", 6), ("other", 2)):
-        sums = {"slices": 10, "true_regions": 5, "missed": 1}
-        patients = {"0": sums | {"spurious": spurious}, "1": sums | {"spurious": 0}}
-        curve = {
-            str(at): {p: s | {"missed": m} for p, s in patients.items()}
-            for at, m in ((0.3, 0), (0.5, 1), (0.9, 4))
+    rows = [
+        {"method": name, "threshold": at, "seed": 0, "patient": patient}
+        | {
+            "slices": 10,
+            "true_regions": 5,
+            "missed": missed,
+            "spurious": 0 if patient else spurious,
         }
-        lines.append(json.dumps({"method": name, "scores": curve}))
-    run.results_file(0, 0).write_text("\n".join(lines) + "\n")
-    sample = page.Bootstrap(page.read([0], [0]))
+        for name, spurious in (("BCE + Dice", 6), ("other", 2))
+        for at, missed in ((0.3, 0), (0.5, 1), (0.9, 4))
+        for patient in (0, 1)
+    ]
+    sample = page.Bootstrap(pd.DataFrame(rows).set_index(page.INDEX).sort_index())
     values = sample.metric("spurious", "BCE + Dice")
     assert values[0] == 30
     assert set(values) == {0.0, 30.0, 60.0}
