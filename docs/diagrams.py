@@ -1,4 +1,4 @@
-"""Draw the block diagrams of the guides: the layers, and the package's floors."""
+"""Draw the block diagrams of the guides: the layers, and how the package is built."""
 
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ ARCHITECTURE: tuple[Blocks, Arrows] = (
         "losses|losses\nmodule faces,\ncompound, ramp": (0, 1),
         "layers|layers\nattention, fusion,\npyramids": (1, 1),
         "metrics|metrics\nregions, lesions": (2, 1),
-        "functional|functional\nthe mathematics:\nbox sums, density,\nweight, loss, Dice": (1, 2),
+        "functional|functional\nthe mathematics": (1, 2),
         "checks|_checks, _reduction": (1, 3),
     },
     [
@@ -156,6 +156,35 @@ ARCHITECTURE: tuple[Blocks, Arrows] = (
         ("layers", "functional"),
         ("metrics", "functional"),
         ("functional", "checks"),
+    ],
+)
+
+
+# Arrows are imports, as in ARCHITECTURE.
+FUNCTIONAL: tuple[Blocks, Arrows] = (
+    {
+        "dice|dice\nDice": (0, 0),
+        "losses|outlier_region\nCE (1 + k w), CE - D": (1.3, 0),
+        "removal|outlier_removal\nw at inference": (2.6, 0),
+        "ce|_cross_entropy\nCE": (0, 1),
+        "density|region_density\nD": (1.3, 1),
+        "weight|outlier_weight\nw": (2.6, 1),
+        "twin|outlier_weight_triton\nw on a GPU": (4.1, 1),
+        "scores|_scores\ninput, target, mask\nin every mode": (0.65, 2),
+        "sums|box_filter\nsums over windows": (2.2, 2),
+    },
+    [
+        ("dice", "ce"),
+        ("losses", "ce"),
+        ("losses", "density"),
+        ("losses", "weight"),
+        ("removal", "weight"),
+        ("ce", "scores"),
+        ("density", "scores"),
+        ("weight", "scores"),
+        ("density", "sums"),
+        ("weight", "sums"),
+        ("weight", "twin"),
     ],
 )
 
@@ -196,3 +225,4 @@ def draw_all(folder: Path) -> None:
     for name, diagram in LAYERS.items():
         draw(diagram, folder / f"{name}.svg")
     draw(ARCHITECTURE, folder / "architecture.svg")
+    draw(FUNCTIONAL, folder / "functional.svg")

@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from docs import diagrams, network_drawings
+from examples.density_loss import draw_noise_test, extra_term
 from examples.noise_image import noise_test
-from examples.paper_formulation import draw_noise_test, extra_term
 from gliomaseg_layers.functional import density_map, outlier_weight
 
 STYLE: Any = {
@@ -74,8 +74,15 @@ def draw_certainty(path: Path) -> None:
     sure = torch.linspace(0.5, 1, 201)[1:]
     probs = [image * p + (1 - image) * (1 - p) for p in sure]
     figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
-    axis.plot(sure, [float(density_map(p).max()) for p in probs], label="paper: highest D")
-    axis.plot(sure, [float(outlier_weight(p).max()) for p in probs], "--", label="highest w")
+    axis.plot(
+        sure, [float(density_map(p).max()) for p in probs], label="the paper's density: highest D"
+    )
+    axis.plot(
+        sure,
+        [float(outlier_weight(p).max()) for p in probs],
+        "--",
+        label="outlier weight: highest w",
+    )
     axis.set(xlabel="probability of the predicted class, everywhere", ylabel="on the noise areas")
     axis.legend(frameon=False)
     save(figure, path)
@@ -86,20 +93,20 @@ def draw_squares(path: Path) -> None:
     sides = range(1, 15)
     figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
     for rule, label, marker in (
-        (density_map, "eq. 9 of the paper", "o-"),
-        (outlier_weight, "exact counts", "s--"),
+        (density_map, "density D, by eq. 9", "o-"),
+        (outlier_weight, "outlier weight w, by counts", "s--"),
     ):
-        shares = [int((rule(lone_square(side)) > 0).sum()) / side**2 for side in sides]
-        axis.plot(sides, shares, marker, label=label)
-    axis.set(xlabel="side of a lone square, px", ylabel="share of its pixels flagged")
+        parts = [int((rule(lone_square(side)) > 0).sum()) / side**2 for side in sides]
+        axis.plot(sides, parts, marker, label=label)
+    axis.set(xlabel="side of a lone square, px", ylabel="part of its pixels flagged")
     axis.legend(frameon=False)
     save(figure, path)
 
 
 def draw_descent(path: Path) -> None:
-    """Animate descent on what two formulations add to the cross-entropy."""
+    """Animate descent on what two losses add to the cross-entropy."""
     image, target = noise_test()
-    names = ("paper", "balanced")
+    names = ("density_loss", "outlier_region_loss")
     logits = {name: ((2 * image - 1) * 6).requires_grad_() for name in names}
     optimizer = torch.optim.Adam(list(logits.values()), lr=0.5)
     frames = []
@@ -110,13 +117,13 @@ def draw_descent(path: Path) -> None:
             )
         optimizer.zero_grad()
         for name, z in logits.items():
-            extra_term(z, target, name).backward()  # type: ignore[no-untyped-call]
+            extra_term(z, target, name).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.6), layout="constrained")
     shown = []
     for axis, name in zip(axes, names, strict=True):
         shown.append(axis.imshow(frames[0][1][name], cmap="gray", vmin=0, vmax=1))
-        axis.set(xticks=[], yticks=[], title=f"“{name}”")
+        axis.set(xticks=[], yticks=[], title=name)
 
     def advance(frame: tuple[int, dict[str, Any]]) -> None:
         step, probs = frame
