@@ -28,7 +28,13 @@ extensions = [
 ]
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # forward() is documented by its class, not by torch's
-autodoc_default_options = {"members": True, "undoc-members": True, "exclude-members": "extra_repr"}
+# What print() shows of a module, and what CompoundLoss asks of its parts.
+INTERNAL = ("extra_repr", "of", "settings", "term")
+autodoc_default_options = {
+    "members": True,
+    "undoc-members": True,
+    "exclude-members": ",".join(INTERNAL),
+}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Shape"]
@@ -50,7 +56,7 @@ torch_containers.overloads.clear()
 
 coverage_modules = PUBLIC
 coverage_ignore_modules = [r"^(?!(" + "|".join(map(re.escape, PUBLIC)) + r")$)"]
-coverage_ignore_pyobjects = [r"\.extra_repr$"]  # what print() shows of a module
+coverage_ignore_pyobjects = [rf"\.({'|'.join(INTERNAL)})$"]
 coverage_show_missing_items = True
 doctest_global_setup = "\n".join(f"from {home} import *" for home in PUBLIC)
 doctest_test_doctest_blocks = "default"
