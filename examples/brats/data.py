@@ -45,7 +45,7 @@ class Case:
 
     @property
     def digest(self) -> str:
-        """Tell these files from others of their names, and from what they were before a change."""
+        """A key of these very files: other files of these names, or a change, have another."""
         paths = [path.resolve() for path in self.files]
         facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
@@ -167,7 +167,10 @@ def _read(path: Path, file: Any) -> Array:
 
 
 def _standardise(array: Array) -> Array:
-    """Return z-scores over the modality's own brain; 0 outside, and where all is alike."""
+    """Return z-scores over the brain, the pixels that are not 0; elsewhere 0.
+
+    A brain of a single value becomes 0 too.
+    """
     brain = array != 0
     if not brain.any():
         return array

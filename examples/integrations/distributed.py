@@ -12,7 +12,7 @@ from torch.distributed.run import main as torchrun
 from torch.nn.parallel import DistributedDataParallel
 
 from examples.integrations.toy_data import tumours
-from gliomaseg_layers import CompoundLoss
+from gliomaseg_layers import CompoundLoss, OutlierRegionLoss
 
 
 def make_network() -> nn.Module:
@@ -23,7 +23,7 @@ def make_network() -> nn.Module:
 
 def loss_and_gradient(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Return the loss and all gradients in one vector."""
-    criterion = CompoundLoss(mode="multiclass", ignore_index=255)  # gliomaseg_layers
+    criterion = CompoundLoss(OutlierRegionLoss("multiclass", ignore_index=255))  # gliomaseg_layers
     loss = criterion(network(images), labels)
     loss.backward()
     gradients = [

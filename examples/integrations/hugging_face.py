@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from examples.integrations.toy_data import tumours
-from gliomaseg_layers import CompoundLoss, WeightRamp
+from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
 
 
 class SegmentationTrainer(Trainer):
@@ -26,7 +26,7 @@ class SegmentationTrainer(Trainer):
 
     # Ours is a mean over the batch: the Trainer divides it where it accumulates gradients.
     loss_is_scaled_for_ga = False  # gliomaseg_layers
-    criterion = CompoundLoss(mode="multiclass", ignore_index=255)  # gliomaseg_layers
+    criterion = CompoundLoss(OutlierRegionLoss("multiclass", ignore_index=255))  # gliomaseg_layers
 
     def compute_loss(
         self,
@@ -128,7 +128,7 @@ def main() -> None:
         history = train(folder, steps=5).state.log_history
         losses = [entry["loss"] for entry in history if "loss" in entry]
         print(f"Trainer: loss {losses[0]:.3f} -> {losses[-1]:.3f}")
-        criterion = CompoundLoss(mode="multiclass")  # gliomaseg_layers
+        criterion = CompoundLoss(OutlierRegionLoss("multiclass"))  # gliomaseg_layers
         weights = train_plainly(criterion, folder, steps=4)
         weights += train_plainly(criterion, folder, steps=4, resume=True)
         print("accelerate, gamma over a checkpoint at step 4:", weights)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from examples.integrations.toy_data import tumours
-from gliomaseg_layers import CompoundLoss, WeightRamp
+from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, WeightRamp
 
 
 class RampWeight(L.Callback):
@@ -39,7 +39,7 @@ class Segmenter(L.LightningModule):
         self.network = nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1)
         )
-        self.criterion = CompoundLoss(mode="multiclass")  # gliomaseg_layers
+        self.criterion = CompoundLoss(OutlierRegionLoss("multiclass"))  # gliomaseg_layers
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch

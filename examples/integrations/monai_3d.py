@@ -14,7 +14,7 @@ from monai.transforms import AsDiscreted
 from torch import Tensor
 
 from examples.integrations.toy_data import tumours
-from gliomaseg_layers import CompoundLoss
+from gliomaseg_layers import CompoundLoss, OutlierRegionLoss
 
 CLASSES = 3
 
@@ -38,8 +38,8 @@ def make_criterion() -> Callable[[Tensor, Tensor], Tensor]:
     """Return the loss of all heads of the network."""
     # MONAI's `softmax=True` is "multiclass", its `sigmoid=True` "multilabel". `to_onehot_y` has no
     # counterpart: labels (N, 1, D, H, W) go in as they are, and one-hot float ones do too.
-    # The slices are thick: a lone region, and what is around it, is looked for within one.
-    loss = CompoundLoss(mode="multiclass", inner=(1, 7, 7), outer=(1, 21, 21))  # gliomaseg_layers
+    # The slices are thick, so the window lies within one.
+    loss = CompoundLoss(OutlierRegionLoss("multiclass", window=(1, 21, 21)))  # gliomaseg_layers
     criterion = DeepSupervisionLoss(loss)  # type: ignore[arg-type] # any module will do
     # A DynUNet stacks its heads along axis 1; the loss wants a list.
     return lambda heads, labels: criterion(heads.unbind(1), labels)

@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gliomaseg_layers import CompoundLoss
+from gliomaseg_layers import CompoundLoss, OutlierRegionLoss
 
 
 class nnUNetTrainerOutlier(nnUNetTrainer):  # noqa: N801 - nnU-Net's trainers are called so
@@ -26,7 +26,8 @@ class nnUNetTrainerOutlier(nnUNetTrainer):  # noqa: N801 - nnU-Net's trainers ar
             # Regions overlap: mode="multilabel", and the ignored pixels are a channel of their own.
             raise NotImplementedError("this example has labels, not regions")
         ignored = self.label_manager.ignore_label
-        loss = CompoundLoss(mode="multiclass", ignore_index=ignored)  # gliomaseg_layers
+        outlier = OutlierRegionLoss("multiclass", ignore_index=ignored)  # gliomaseg_layers
+        loss = CompoundLoss(outlier)  # gliomaseg_layers
         if not self.enable_deep_supervision:
             return loss
         wrapper: nn.Module = super()._build_loss()

@@ -10,7 +10,13 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from torch import Tensor
 
 from examples.integrations.toy_data import tumours
-from gliomaseg_layers import ASPP, AttributeEncoder, CompoundLoss, MultiScaleFusion
+from gliomaseg_layers import (
+    ASPP,
+    AttributeEncoder,
+    CompoundLoss,
+    MultiScaleFusion,
+    OutlierRegionLoss,
+)
 
 
 class FusionBlock(UnetDecoderBlock):
@@ -59,7 +65,7 @@ class AttributeDeepLab(smp.DeepLabV3Plus):
 
 def train(model: torch.nn.Module, inputs: list[Tensor], labels: Tensor, steps: int) -> list[float]:
     """Train on one batch and return the losses."""
-    criterion = CompoundLoss(mode=smp.losses.MULTICLASS_MODE, ignore_index=255)  # gliomaseg_layers
+    criterion = CompoundLoss(OutlierRegionLoss("multiclass", ignore_index=255))  # gliomaseg_layers
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(steps):

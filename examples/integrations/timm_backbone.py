@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from examples.integrations.toy_data import tumours
-from gliomaseg_layers import ASPP, CompoundLoss, MultiScaleFusion
+from gliomaseg_layers import ASPP, CompoundLoss, MultiScaleFusion, OutlierRegionLoss
 
 
 class Segmenter(nn.Module):
@@ -39,7 +39,7 @@ def main() -> None:
     torch.manual_seed(0)
     images, labels = tumours(4, 64, 64)
     model = Segmenter()
-    criterion = CompoundLoss(mode="multiclass")  # gliomaseg_layers
+    criterion = CompoundLoss(OutlierRegionLoss("multiclass"))  # gliomaseg_layers
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(5):

@@ -31,7 +31,9 @@ class DataError(Exception):
     """What is wrong with the data, and where, in one line."""
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())  # what other libraries say may have more
+        return " ".join(
+            super().__str__().splitlines()
+        )  # messages of other libraries may have several
 
 
 def check_folder(folder: Path) -> None:
@@ -102,7 +104,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray[An
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> np.ndarray[Any, Any]:
-    """Read a mask as ``(H, W)`` bool; resizing may empty a small one."""
+    """Read a mask as ``(H, W)`` bool; resizing may leave nothing of a small one."""
     return np.asarray(_open(path, "L", size, Image.Resampling.NEAREST)) > 0
 
 
@@ -116,7 +118,7 @@ def _open(
             if kind == "RGB" and file.mode[0] in "IF":  # which convert() would clip at 255
                 raise DataError(f"an image must have 8 bits a channel: {path} is {file.mode}")
             image = file.convert(kind)
-    # What Pillow raises on broken and on huge files.
+    # All that Pillow raises on broken and on huge files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"unreadable image file: {path} ({error})") from error
     if size is None or image.size == size[::-1]:
@@ -188,8 +190,8 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
 class Standardise(nn.Module):
     """Bring every channel of every slice to mean 0 and standard deviation 1.
 
-    A constant channel, and there are such, becomes 0; FLAIR may be dark all over, so the scale
-    comes from the slice.
+    A constant channel becomes 0: the data set has some. The scale is the slice's own, because some
+    patients are dark throughout.
     """
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Print how large the true regions and holes of a kaggle_3m folder are, and what windows suit.
+"""Print how large the true regions and holes of a kaggle_3m folder are, and which window suits.
 
-[WAN23] 4.1.3 chose its windows by such a count: regions that fit the inner window count as noise,
-so true ones should not.
+The loss takes a region for noise if it is no larger than a third of the window, so few true regions
+should be so small. [WAN23] 4.1.3 chose its windows by such a count.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--part",
         type=float,
         default=0.02,
-        help="of the true regions that may fit the inner window (default: 0.02)",
+        help="of the true regions that may count as noise (default: 0.02)",
     )
     options = parser.parse_args(arguments)
     if not 0 <= options.part < 1:
@@ -55,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     for side in (7, 9, 11):
         inside = [int((boxes.max(1) <= side).sum()) for boxes in (sizes.boxes, sizes.hole_boxes)]
         print(f"{inside[0]} regions and {inside[1]} holes fit {side} x {side} px")
-    inner, outer = sizes.suggest_windows(options.part)
-    print(f"Suggested windows: inner={inner}, outer={outer}")
+    side, window = sizes.suggest_windows(options.part)
+    print(f"Suggested window: {window}, which takes up to {side} x {side} px for noise")
     return 0
 
 

@@ -12,9 +12,9 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from examples.density_loss import draw_noise_test
 from examples.lgg.data import Slice, patient_key, read_image
 from examples.lgg.evaluation import slice_dice
-from examples.paper_formulation import draw_noise_test
 
 HEADINGS = {
     "dice_all": "Dice, all slices",
@@ -66,8 +66,7 @@ of each variant on the same batches; seed {options.seed}.
 Counts are per 100 slices. *Regions* are predicted (8-connected, probability above 0.5); \
 *spurious* ones touch no true pixel; *noise* is spurious and at most 49 px; *holes* lie inside \
 predicted regions; *missed* are true regions that no predicted pixel touches. Dice is 1 where \
-prediction and truth are both empty. "BCE twice" is the control: eq. 13 of the paper counts BCE \
-twice.
+prediction and truth are both empty.
 
 One split and one seed: this table cannot tell an effect of the loss from the luck of the seed.
 

@@ -1,8 +1,8 @@
 """Generate a small data set in the layout of ``kaggle_3m``, for machines without the real one.
 
 Heads with a textured brain, skull and ventricles; irregular tumours on a third of the slices, and
-small bright spots that are none; missing sequences, constant channels, a dark patient and gaps in
-``data.csv``, as the real release has them.
+small bright spots that are no tumour; missing sequences, constant channels, a dark patient and gaps
+in ``data.csv``, as the real release has them.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def _draw_patient(rng: np.random.Generator, slices: int, size: int) -> tuple[Arr
     )
     tumour = (distance + 0.35 * ragged < 1) & brain & ~ventricles
 
-    # Spots as bright as a tumour, a few pixels wide: what makes a network see noise regions.
+    # Spots as bright as a tumour, a few pixels wide, that a network takes for small tumours.
     spots = np.zeros_like(brain)
     for k, i, j in rng.integers(0, (slices, size - 6, size - 6), (6 * slices, 3)):
         side = rng.integers(2, 7)

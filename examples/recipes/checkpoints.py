@@ -1,4 +1,4 @@
-"""The recipes' checkpoints: written whole, read safely, with the history of the training.
+"""The recipes' checkpoints: written whole, read safely, with the figures of every epoch.
 
 They hold tensors and plain types only, so that ``torch.load(weights_only=True)`` reads them.
 """
@@ -23,18 +23,18 @@ KINDS: dict[str, type[System]] = {"segmenter": Segmenter, "presence": PresenceCl
 
 
 def load_checkpoint(path: Path, kind: str) -> Any:
-    """Rebuild a system from its checkpoint; what is no such file is refused."""
+    """Rebuild a system from its checkpoint, and refuse any other file."""
     checkpoint = read_checkpoint(path)
     recipe = checkpoint["recipe"]
     if recipe.get("kind") != kind:
         raise DataError(f"not a checkpoint of a {kind} but of a {recipe.get('kind')}: {path}")
     try:
-        # Its own weights follow: none are to be downloaded.
+        # The checkpoint's weights are loaded below: none are downloaded.
         settings = check(recipe["settings"] | {"pretrained": False})
         system = KINDS[kind](recipe | {"settings": settings})
         system.load_state_dict(checkpoint["state_dict"])
         system.parts = {name: {Item(*pair) for pair in recipe["parts"][name]} for name in PARTS}
-    except Exception as error:  # whatever a recipe that is none can raise
+    except Exception as error:  # a broken recipe can raise anything
         line = str(error).partition("\n")[0]
         raise DataError(f"a checkpoint that does not fit its recipe: {path} ({line})") from error
     system.recipe = recipe
@@ -51,7 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def check_resumable(path: Path, system: System) -> None:
     """Check that a checkpoint is one of this training, and holds all that it needs to go on."""
     checkpoint = read_checkpoint(path)
-    # The weights that it began with are in it, wherever it goes on.
+    # Where its first weights came from does not matter: the checkpoint holds the present ones.
     before, now = (
         {**recipe, "weights": None} for recipe in (checkpoint["recipe"], system.described)
     )
@@ -60,8 +60,10 @@ def check_resumable(path: Path, system: System) -> None:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's own goes through the system's temporary folder, from where a checkpoint is copied
-    piece by piece if that is another disk.
+    """Write a checkpoint whole or not at all.
+
+    Lightning's own writer copies it from the system's temporary folder where that is on another
+    disk: a kill in between leaves half a file.
     """
 
     def save_checkpoint(
@@ -71,21 +73,21 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's own forgets which epoch was the best where the folder has another name now."""
+    """Remember the best epoch after the folder was renamed, which Lightning's own does not."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict | {"dirpath": self.dirpath})
 
 
 class Patience(EarlyStopping):
-    """Lightning's own trains on where a run was broken off after it had lost its patience."""
+    """Stay stopped after a resume; Lightning's own would train on."""
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         trainer.should_stop = self.wait_count >= self.patience
 
 
 class History(L.Callback):
-    """The figures of every epoch, in metrics.csv and in the checkpoint, from where it goes on."""
+    """Write every epoch's figures to metrics.csv; the checkpoint keeps them for a resumed run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

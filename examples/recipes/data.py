@@ -89,15 +89,15 @@ class RecipeData(L.LightningDataModule):
         self.next_epoch = state_dict["next_epoch"]
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        # Its order depends on the epoch, so that a resumed run goes on as the whole one would.
+        # The order depends on the epoch alone, so that a resumed run has the same one.
         sampler: Any = DistributedSampler(self.training, *self._processes(), seed=self.seed)
-        # Lightning sets the epoch too, but not before the workers of a resumed run have read ahead.
+        # Lightning sets the epoch too, but in a resumed run only after the workers have read ahead.
         sampler.set_epoch(self.next_epoch)
-        # A last batch of one slice would leave nothing to a norm over the batch.
+        # Batch norm cannot train on a last batch of one slice.
         return self._loader(sampler, drop_last=len(sampler) > self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        # Nothing is repeated to fill up the processes' shares: it would count twice.
+        # No slice is repeated to give every process equally many: it would count twice.
         sampler = UnrepeatedDistributedSampler(self.validation, *self._processes(), shuffle=False)
         return self._loader(sampler)
 
@@ -111,7 +111,7 @@ class RecipeData(L.LightningDataModule):
             batch_size=self.batch_size,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            generator=torch.Generator(),  # so that a loader draws nothing from the others' numbers
+            generator=torch.Generator(),  # or loading would change the random numbers of all else
             **more,
         )
 

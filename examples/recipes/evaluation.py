@@ -1,4 +1,4 @@
-"""Score a system on its test slices: by case, region and tumour size, ROC, what attributes add."""
+"""Score a system on its test slices: by case, region and tumour size, with ROC curves."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ OVERLAPS = ("dice", "iou", "precision", "recall")
 
 
 def evaluate(system: Segmenter, source: Source, items: Sequence[Item]) -> dict[str, Any]:
-    """Score every case's slices together; where there are several processes, they share the cases.
+    """Score every case's slices together; several processes share the cases among them.
 
     Returns:
         ``cases``: rows of case, region and figures; ``slices``: rows of single slices with
@@ -214,7 +214,7 @@ def presence_report(system: PresenceClassifier, source: Source, items: Sequence[
 def importance(
     system: Segmenter, source: Source, items: Sequence[Item], *, repeats: int, seed: int
 ) -> pd.DataFrame:
-    """How much pooled Dice falls when an attribute's values are dealt out anew among the cases."""
+    """Return how much pooled Dice falls when an attribute's values are shuffled among the cases."""
     rng = np.random.default_rng(seed)
     known = torch.stack([source.read(item)[2] for item in items])
     names = [column.split("=")[0] for column in source.columns]
@@ -228,11 +228,11 @@ def importance(
         falls = []
         for _ in range(repeats):
             shuffled = known.clone()
-            if name == POSITION:  # a value a slice, not a patient
+            if name == POSITION:  # it belongs to the slice, not to the patient
                 shuffled[:, mine] = known[rng.permutation(len(items))][:, mine]
             else:
                 shuffled[:, mine] = first[rng.permutation(len(cases))][rank][:, mine]
-            # A patient of whom nothing is known stays one, and lends nobody a NaN.
+            # A patient without attributes keeps none, and passes no NaN on to others.
             unknown = known.isnan().any(1, keepdim=True)
             shuffled = torch.where(unknown, known, shuffled.nan_to_num(0.0))
             falls.append(whole - _pooled_dice(system, source, items, shuffled))

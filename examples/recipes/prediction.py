@@ -81,7 +81,7 @@ def predict(
 
 
 def find_images(source: Path) -> list[Path]:
-    """Find images in a folder and its folders; masks and what a prediction wrote are none."""
+    """Find the images in a folder and below it, without masks and earlier predictions."""
     if source.is_file():
         return [source]
     if not source.is_dir():
@@ -102,13 +102,13 @@ def find_images(source: Path) -> list[Path]:
 
 
 def mask_name(path: Path) -> str:
-    """A mask has its image's format, unless that might blur it."""
+    """Return the mask's file name: in the image's format, unless that is a lossy one."""
     ending = path.suffix if path.suffix.lower() in LOSSLESS else ".png"
     return f"{path.stem}_mask{ending}"
 
 
 def attribute_table(source: Path, system: Segmenter) -> pd.DataFrame:
-    """Encode the data.csv in the folder or the two around it; without one nobody is known."""
+    """Encode the data.csv of the folder or of the two above it; without one all is unknown."""
     homes = [home for home in (source, *source.absolute().parents[:2]) if home.is_dir()]
     home = next((home for home in homes if (home / "data.csv").is_file()), homes[0])
     return encode_attributes(read_attributes(home), system.recipe["columns"])

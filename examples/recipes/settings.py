@@ -14,7 +14,7 @@ PRESETS = Path(__file__).with_name("recipes.toml")
 CHOICES = {
     "data": ("lgg", "brats"),
     "network": ("u-net", "u-net-mini", "mu-net", "msfen", "fcn", "attribute-deeplab"),
-    "formulation": ("balanced", "suppress", "penalty", "paper"),
+    "outlier": ("region", "density"),
     "optimizer": ("adam", "sgd"),
 }
 POSITIVE = ("size", "folds", "epochs", "batch_size", "learning_rate")
@@ -90,6 +90,8 @@ def check(settings: Settings) -> Settings:
     ramp = settings["ramp"]
     if ramp and (len(ramp) != 2 or not 0 <= ramp[0] <= ramp[1] <= 1):
         raise DataError(f"'ramp' must be [from, to], parts of the training, got {ramp}")
+    if ramp and not settings["gamma"]:
+        raise DataError("'ramp' raises 'gamma', which must not be 0 then")
     if any(channel not in (0, 1, 2) for channel in settings["channels"]):
         raise DataError(f"'channels' must be of 0, 1 and 2, got {settings['channels']}")
     for name in ("encoder", "gate"):

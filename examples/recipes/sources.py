@@ -1,4 +1,4 @@
-"""Where the recipes' slices come from: LGG patients or BraTS cases, in one form.
+"""The recipes' data: slices of LGG patients or of BraTS cases, in one form.
 
 A sample is an image ``(C, H, W)``, its labels ``(H, W)`` and attributes ``(K,)``, where K may be 0.
 """
@@ -147,7 +147,7 @@ class BratsSource:
         self.cache.mkdir(parents=True, exist_ok=True)
         self.tumour_part: dict[Item, float] = {}
         found = brats_data.find_cases(folder, labelled=True, cases=cases)
-        # A name alone would be found again with other data, or after its files have been mended.
+        # With a digest, so that another case of this name, or changed files, are read anew.
         self.stems = {case.name: f"{case.name}-{case.digest}" for case in found}
         spacings = set()
         for case in tqdm(found, "reading cases", leave=False, delay=1):
@@ -172,7 +172,9 @@ class BratsSource:
             images = fit(volumes.images.swapaxes(0, 1), self.side).astype(np.float16)
             _save(self._path(case.name, "images"), images)
             _save(self._path(case.name, "labels"), fit(volumes.labels, self.side))
-            _save(path, np.round(volumes.spacing, 3))  # the last: where it is, all are whole
+            _save(
+                path, np.round(volumes.spacing, 3)
+            )  # written last: where it is, the others are whole
         return tuple(_open(path).tolist())
 
     def read(self, item: Item) -> Batch:
@@ -202,7 +204,7 @@ def fit(array: Any, height: int, width: int | None = None) -> Any:
     """
     for axis, side in ((-2, height), (-1, width or height)):
         more = side - array.shape[axis]
-        # The two halves are so chosen that the way there and back leaves everything in its place.
+        # Rounded so that padding and cutting back puts every pixel in its old place.
         before = more // 2 if more > 0 else -(-more // 2)
         array = np.moveaxis(array, axis, 0)
         if more < 0:

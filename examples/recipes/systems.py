@@ -20,20 +20,22 @@ from torchmetrics.classification import (
 
 from examples.recipes.networks import make_network, with_weights
 from examples.recipes.sources import Batch, Item
-from gliomaseg_layers import CompoundLoss, WeightRamp
+from gliomaseg_layers import CompoundLoss, DensityLoss, OutlierRegionLoss, WeightRamp
+
+OUTLIER_LOSSES = {"region": OutlierRegionLoss, "density": DensityLoss}
 
 
 class System(L.LightningModule):
-    """What both kinds share: the optimiser and its schedule, and what a checkpoint holds.
+    """What both modules share: the optimiser, its schedule, and what a checkpoint holds.
 
-    ``recipe`` holds ``settings`` and what the data ask for: ``channels``, ``classes``, ``columns``
-    (of the attributes) and ``pos_weight``.
+    ``recipe`` holds the ``settings``, and what follows from the data: ``channels``, ``classes``,
+    ``columns`` (of the attributes) and ``pos_weight``.
     """
 
     kind: str
     monitor: str
     network: nn.Module
-    parts: dict[str, set[Item]]  # of the slices it was trained on, where it comes from a checkpoint
+    parts: dict[str, set[Item]]  # the data's split, if it was loaded from a checkpoint
 
     def __init__(self, recipe: dict[str, Any]) -> None:
         super().__init__()
@@ -42,7 +44,7 @@ class System(L.LightningModule):
         self.validation_loss = MeanMetric()
 
     def on_train_epoch_start(self) -> None:
-        # So a resumed run draws what the whole one would have drawn.
+        # A resumed run draws the same random numbers as one that was never broken off.
         torch.manual_seed(self.settings["seed"] + 1000 * self.current_epoch + self.global_rank)
 
     def configure_optimizers(self) -> Any:
@@ -84,12 +86,12 @@ class Segmenter(System):
         settings, classes = self.settings, recipe["classes"]
         self.network = make_network(settings, recipe["channels"], classes, len(recipe["columns"]))
         self.recipe = recipe | {"weights": getattr(self.network, "weights", "random")}
-        self.loss = CompoundLoss(
-            *(settings[name] for name in ("alpha", "beta", "gamma")),
-            mode="binary" if classes == 1 else "multiclass",
-            formulation=settings["formulation"],
+        outlier = OUTLIER_LOSSES[settings["outlier"]](
+            "binary" if classes == 1 else "multiclass",
             pos_weight=recipe["pos_weight"] if classes == 1 else None,
         )
+        weights = {name: settings[name] for name in ("alpha", "beta", "gamma")}
+        self.loss = CompoundLoss(outlier, **weights)
         self.ramp: WeightRamp | None = None
         self.ramp_state: dict[str, Any] | None = None
         count = max(classes, 2)
@@ -146,7 +148,7 @@ class Segmenter(System):
 
     def on_validation_epoch_end(self) -> None:
         figures = {"val_loss": self.validation_loss.compute()} | self.metrics.compute()
-        # The first class is the background. All are sums over the processes already.
+        # The first class is the background. torchmetrics has summed over the processes.
         self.record(**figures, val_dice=self.dice.compute()[1:].mean())
         for metric in (self.validation_loss, self.metrics, self.dice):
             metric.reset()
@@ -165,7 +167,7 @@ def _target(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 class PresenceClassifier(System):
-    """Whether a slice holds any tumour: [LGG-GATE]'s gate."""
+    """A classifier that says whether a slice holds any tumour: [LGG-GATE]'s gate."""
 
     kind = "presence"
     monitor = "val_f1"

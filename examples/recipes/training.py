@@ -49,7 +49,7 @@ Parts = tuple[list[Item], list[Item], list[Item]]
 
 
 def prepare(recipe: Recipe, source: Source, options: argparse.Namespace) -> list[Parts]:
-    """Split the slices into folds; what cannot be trained is said before anything is."""
+    """Split the slices into folds, and refuse what cannot be trained before any training."""
     shared = recipe.shared
     folds = split(
         list(source.tumour_part),
@@ -85,7 +85,7 @@ def train(
     output: Path,
     data_name: str,
 ) -> None:
-    """Run the whole recipe; what ``output`` holds of it already is not run again."""
+    """Run the whole recipe, except for what ``output`` holds already."""
     shared = recipe.shared
     results: dict[str, list[dict[str, Any]]] = defaultdict(list)
     histories: dict[str, pd.DataFrame] = {}
@@ -98,9 +98,9 @@ def train(
         for name, settings in recipe.variants.items():
             gate = None
             if settings["gate"]:
-                door = home / f"gate-{settings['gate']}"
-                gate = _gate(source, parts, settings, options, door)
-                texts[f"The gate, {settings['gate']}{suffix}"] = _read(door)["report"]
+                kept = home / f"gate-{settings['gate']}"
+                gate = _gate(source, parts, settings, options, kept)
+                texts[f"The gate, {settings['gate']}{suffix}"] = _read(kept)["report"]
             folder = home / name
             _run(name, settings, source, parts, options, folder, gate)
             for kind, result in _read(folder)["results"].items():
@@ -185,7 +185,7 @@ def _gate(
 
 
 def _describe(settings: Settings, source: Source, parts: Parts) -> dict[str, Any]:
-    """Return what a system is made of, in plain types: it goes into the checkpoint."""
+    """Return what a system is built from, in plain types, for its checkpoint."""
     tumour = [source.tumour_part[item] for item in parts[0]]
     present = sum(part > 0 for part in tumour)
     part = sum(tumour) / len(tumour)
@@ -205,7 +205,7 @@ def _describe(settings: Settings, source: Source, parts: Parts) -> dict[str, Any
 
 
 def _few(source: Source, items: list[Item], options: argparse.Namespace) -> list[Item]:
-    """In a smoke test, of two cases the four slices with most tumour."""
+    """Keep, in a smoke test, only the four slices with most tumour of each of two cases."""
     if not options.smoke:
         return items
     most = sorted(items, key=lambda item: source.tumour_part[item], reverse=True)
@@ -274,7 +274,7 @@ def first_process() -> bool:
 
 
 def _finish(folder: Path, found: dict[str, Any]) -> None:
-    """Say that this is done, to the other processes too."""
+    """Write the results, which say that this is done; the other processes wait for them."""
     if first_process():
         write_whole(folder / "results.json", json.dumps(found))
     if torch.distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""One run at a time in a folder, and none but the one that was begun there."""
+"""Keep a folder to one run at a time, and to the plan that it was begun with."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ RESULTS = "results"
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other runs out; the system opens the door again where a run is killed."""
+    """Keep other runs out of a folder; the system frees the lock when a run is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     lock = FileLock(path, blocking=False)
@@ -28,14 +28,17 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # a run that ended before it began leaves nothing
-            path.unlink()  # first: who opened it already sees that it is gone, and asks anew
-            folder.rmdir()
+        with suppress(OSError):
+            path.unlink()  # before the release: a run that waits for it then locks a new file
+            folder.rmdir()  # fails, as it should, unless the run has left nothing in it
         lock.release()
 
 
 def check_plan(folder: Path, plan: dict[str, Any], *, resume: bool, kept: str = LOCK) -> None:
-    """Go on only with what was begun; begin only where nothing is but the lock and ``kept``."""
+    """Refuse a folder that holds results, unless ``resume``, or that another plan was begun in.
+
+    The lock and ``kept`` are no results.
+    """
     if {each.name for each in folder.iterdir()} - {LOCK, kept} and not resume:
         raise DataError(f"results exist already: {folder} (--resume goes on; or choose another)")
     path = folder / "run.json"
@@ -48,7 +51,7 @@ def check_plan(folder: Path, plan: dict[str, Any], *, resume: bool, kept: str = 
 
 @contextmanager
 def results_folder(target: Path, plan: dict[str, Any], *, resume: bool) -> Iterator[Path]:
-    """Give a folder to work in, whose ``results`` become ``target`` when all has been written."""
+    """Give a folder to work in; its ``results`` become ``target`` once all is written."""
     if target.exists():
         raise DataError(f"results exist already: {target} (choose another --name)")
     part = target.with_name(f".part-{target.name}")

@@ -15,7 +15,7 @@ from examples.lgg.data import DataError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside the target to write to, which becomes the target at the end."""
+    """Give a path to write to, beside the target; at the end it takes the target's name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
     try:
@@ -44,20 +44,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def save_whole(path: Path, content: dict[str, Any]) -> None:
-    buffer = io.BytesIO()  # torch itself says of a full disk that a position was unexpected
+    buffer = io.BytesIO()  # torch's own message about a full disk does not say so
     torch.save(content, buffer)
     with replacing(path) as part:
         part.write_bytes(buffer.getbuffer())
 
 
 def read_saved(path: Path) -> dict[str, Any]:
-    """Read tensors and plain types; a file that holds anything else is refused, and not run."""
+    """Read tensors and plain types; refuse a file that holds anything else, and run none of it."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(f"unreadable checkpoint: {path} ({error.strerror})") from error
-    except Exception as error:  # what a stranger's bytes can raise is nowhere listed
-        # torch would advise to load it unsafely.
+    except Exception as error:  # a broken file can raise anything
+        # torch's own message would advise to load it unsafely.
         raise DataError(f"not a checkpoint, or one that is cut off: {path}") from error
     if not isinstance(content, dict):
         raise DataError(f"not a checkpoint of these examples: {path}")

@@ -24,7 +24,7 @@ from examples.integrations import (
     timm_backbone,
 )
 from examples.integrations.toy_data import tumours
-from gliomaseg_layers import CompoundLoss, MultiScaleFusion
+from gliomaseg_layers import CompoundLoss, MultiScaleFusion, OutlierRegionLoss
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "integrations"
@@ -102,7 +102,7 @@ def gradient_of(parameters: list[nn.Parameter]) -> float:
 def test_unet_fuses_where_it_concatenated() -> None:
     model = segmentation_models.fusion_unet()
     images, labels = tumours(2, 64, 64)
-    CompoundLoss(mode="multiclass")(model(images), labels).backward()
+    CompoundLoss(OutlierRegionLoss("multiclass"))(model(images), labels).backward()
     *fused, last = model.decoder.blocks
     assert len(fused) == len(model.encoder.out_channels) - 2
     for block in fused:
@@ -122,7 +122,9 @@ def test_attributes_reach_the_prediction() -> None:
         )
     assert torch.equal(one, same)
     assert (one - other).abs().max() > 1e-4 * one.abs().max()
-    CompoundLoss(mode="multiclass")(model(images, torch.rand(2, 20)), labels).backward()
+    CompoundLoss(OutlierRegionLoss("multiclass"))(
+        model(images, torch.rand(2, 20)), labels
+    ).backward()
     assert gradient_of([model.known.mlp[-1].weight]) > 0
 
 
@@ -135,13 +137,13 @@ def test_monai_labels_and_one_hot_labels_give_the_same_loss() -> None:
 
 
 def test_monai_looks_for_islands_within_a_slice() -> None:
-    """The order of the slices does not matter; it does with windows of 7 and 21 slices."""
+    """The order of the slices does not matter; it does with a window of 21 slices."""
     heads = torch.zeros(1, 1, 2, 48, 32, 32)
     heads[:, :, 1] = -4
     heads[:, :, 1, ::4, 12:18, 12:18] = 4  # an island of 6 x 6 pixels in every fourth slice
     labels = torch.zeros(1, 1, 48, 32, 32)
     order = torch.arange(48).view(12, 4).T.flatten()  # 12 such slices side by side: a rod
-    criterion, deep = monai_3d.make_criterion(), CompoundLoss(mode="multiclass")
+    criterion, deep = monai_3d.make_criterion(), CompoundLoss(OutlierRegionLoss("multiclass"))
     torch.testing.assert_close(criterion(heads, labels), criterion(heads[:, :, :, order], labels))
     assert not torch.isclose(
         deep(heads[:, 0], labels), deep(heads[:, 0][:, :, order], labels), rtol=1e-3
@@ -155,7 +157,7 @@ def test_nnunet_builds_and_finds_the_trainer(tmp_path: Path, monkeypatch) -> Non
     outputs = [output.detach().requires_grad_() for output in trainer.network(batch["data"])]
     loss = trainer.loss(outputs, batch["target"])
     loss.backward()
-    ours = CompoundLoss(mode="multiclass", ignore_index=3)
+    ours = CompoundLoss(OutlierRegionLoss("multiclass", ignore_index=3))
     parts = [
         weight * ours(output, target)
         for weight, output, target in zip(
@@ -190,7 +192,7 @@ def test_timm_backbones(backbone: str) -> None:
     images, labels = tumours(2, 64, 64)
     logits = model(images)
     assert logits.shape == (2, 3, 64, 64)
-    CompoundLoss(mode="multiclass")(logits, labels).backward()
+    CompoundLoss(OutlierRegionLoss("multiclass"))(logits, labels).backward()
     weights = [fuse.shallow_weight for fuse in model.fusions]
     assert gradient_of([*weights, model.context.project[0].weight]) > 0
 
@@ -226,7 +228,7 @@ def test_hugging_face_evaluates_and_accumulates(tmp_path: Path) -> None:
 
 
 def test_accelerate_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    criterion = CompoundLoss(mode="multiclass")
+    criterion = CompoundLoss(OutlierRegionLoss("multiclass"))
     weights = hugging_face.train_plainly(criterion, str(tmp_path), steps=3)
     weights += hugging_face.train_plainly(criterion, str(tmp_path), steps=3, resume=True)
     assert weights == [step / 8 for step in range(6)]

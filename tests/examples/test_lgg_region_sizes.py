@@ -15,7 +15,7 @@ def test_prints_the_distribution(lgg_folder: Path, capsys) -> None:
     regions = sum(label(read_mask(piece.mask), connectivity=2).max() for piece in slices)
     assert lines[0].startswith(f"{regions} regions and ")
     assert lines[0].endswith(f" on {len(slices)} slices")
-    assert lines[-1].startswith("Suggested windows: inner=")
+    assert lines[-1].startswith("Suggested window: ")
 
 
 def test_bad_folder_ends_with_one_line(tmp_path: Path, capsys) -> None:

@@ -1,5 +1,7 @@
 """The losses inside other libraries' own training code."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from monai.losses import DeepSupervisionLoss, DiceCELoss
@@ -10,17 +12,18 @@ from gliomaseg_layers import CompoundLoss, DiceLoss, OutlierRegionLoss
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("binary", 1), ("multiclass", 3)])
-@pytest.mark.parametrize("make", [CompoundLoss, OutlierRegionLoss, DiceLoss])
-def test_monai_deep_supervision(make: type[nn.Module], mode: str, channels: int) -> None:
+@pytest.mark.parametrize(
+    "make", [lambda mode: CompoundLoss(OutlierRegionLoss(mode)), OutlierRegionLoss, DiceLoss]
+)
+def test_monai_deep_supervision(make: Callable[[str], nn.Module], mode: str, channels: int) -> None:
     """MONAI resizes float labels (N, 1, H, W) to every head's size."""
-    loss = DeepSupervisionLoss(make(mode=mode))
+    loss = DeepSupervisionLoss(make(mode))
     heads = [torch.randn(2, channels, side, side, requires_grad=True) for side in (32, 16, 8)]
     target = torch.randint(max(channels, 2), (2, 1, 32, 32)).float()
     total = loss(heads, target)
     total.backward()
     parts = [
-        make(mode=mode)(head, F.interpolate(target, head.shape[2:], mode="nearest-exact"))
-        / 2**level
+        make(mode)(head, F.interpolate(target, head.shape[2:], mode="nearest-exact")) / 2**level
         for level, head in enumerate(heads)
     ]
     torch.testing.assert_close(total, sum(parts))
@@ -29,7 +32,7 @@ def test_monai_deep_supervision(make: type[nn.Module], mode: str, channels: int)
 
 def test_dice_and_cross_entropy_are_monais() -> None:
     logits, target = torch.randn(2, 3, 16, 16), torch.randint(3, (2, 1, 16, 16))
-    ours = CompoundLoss(gamma=0.0, mode="multiclass", dice_smooth=1.0)
+    ours = CompoundLoss(OutlierRegionLoss("multiclass"), gamma=0.0)
     theirs = DiceCELoss(to_onehot_y=True, softmax=True, smooth_nr=1.0, smooth_dr=1.0)
     torch.testing.assert_close(ours(logits, target), theirs(logits, target))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from examples.lgg.data import find_slices, read_mask
-from gliomaseg_layers.functional import outlier_region_loss, outlier_weight
+from gliomaseg_layers.functional import outlier_penalty, outlier_region_loss, outlier_weight
 from tests.support import references
 
 
@@ -24,9 +24,9 @@ def test_weight_is_the_references(masks: torch.Tensor) -> None:
     np.testing.assert_allclose(weight.numpy(), references.outlier_weight(masks), rtol=1e-12)
 
 
-def test_suppress_costs_a_certain_true_lesion_nothing(masks: torch.Tensor) -> None:
-    """A certain and right prediction pays nothing for small lesions; ``penalty`` makes it pay."""
+def test_a_certain_true_lesion_costs_nothing(masks: torch.Tensor) -> None:
+    """The loss follows the label; the penalty has none, and takes a small lesion for noise."""
     logits = 60.0 * masks - 30.0
     assert outlier_region_loss(logits, masks) < 1e-9
     flagged = (outlier_weight(masks.float()) > 0).any()
-    assert (outlier_region_loss(logits, masks, formulation="penalty") > 1e-6) == flagged
+    assert (outlier_penalty(logits) > 1e-6) == flagged

@@ -344,6 +344,8 @@ def test_every_group_of_variants_can_be_read(name: str) -> None:
         (["data=brats", "attributes=true"], "'attributes' come from"),
         (["ramp=[0.5]"], "'ramp' must be [from, to]"),
         (["ramp=[0.5, 0.1]"], "'ramp' must be [from, to]"),
+        (["ramp=[0.1, 0.5]"], "'ramp' raises 'gamma', which must not be 0 then"),
+        (["outlier=paper"], "'outlier' must be one of region, density"),
         (['widths=["x"]'], "'widths' must be a list of numbers"),
         (["size"], "--set takes <setting>=<value>"),
     ],
