@@ -14,10 +14,18 @@ REDUCTIONS = ("none", "mean", "sum")
 SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
+def shown(value: object) -> str:
+    """Write a value down; of an array its shape, for all its numbers would drown the message."""
+    shape = getattr(value, "shape", ())
+    if not (isinstance(shape, tuple) and shape):
+        return repr(value)
+    return f"{type(value).__name__} of shape {tuple(shape)}"
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if not (isinstance(value, str) and value in choices):
         expected = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"`{name}` must be one of {expected}, got {value!r}")
+        raise ValueError(f"`{name}` must be one of {expected}, got {shown(value)}")
 
 
 def check_positive(name: str, value: float) -> None:
@@ -40,7 +48,7 @@ def check_fraction(name: str, value: float) -> None:
 
 def check_levels(name: str, levels: Sequence[float]) -> None:
     if not isinstance(levels, Sequence) or isinstance(levels, str):
-        raise TypeError(f"`{name}` must be a sequence of numbers, got {levels!r}")
+        raise TypeError(f"`{name}` must be a sequence of numbers, got {shown(levels)}")
     if not levels:
         raise ValueError(f"`{name}` must hold at least one probability, got {levels!r}")
     for level in levels:
@@ -51,12 +59,12 @@ def check_levels(name: str, levels: Sequence[float]) -> None:
 
 def check_int(name: str, value: int) -> None:
     if not _is_int(value):
-        raise TypeError(f"`{name}` must be an int, got {value!r}")
+        raise TypeError(f"`{name}` must be an int, got {shown(value)}")
 
 
 def check_bool(name: str, value: bool) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f"`{name}` must be True or False, got {value!r}")
+        raise TypeError(f"`{name}` must be True or False, got {shown(value)}")
 
 
 def check_window(
@@ -66,7 +74,8 @@ def check_window(
     sides = tuple(window) if isinstance(window, Sequence) else (window,) * (axes or 1)
     for side in sides:
         if not _is_int(side):
-            raise TypeError(f"`{name}` must be an int or one int per spatial axis, got {window!r}")
+            expected = "an int or one int per spatial axis"
+            raise TypeError(f"`{name}` must be {expected}, got {shown(window)}")
         if side < 1 or side % 2 == 0:
             raise ValueError(f"`{name}` must be odd and positive on every axis, got {window!r}")
     if axes is not None and len(sides) != axes:
@@ -128,7 +137,7 @@ def _is_int(value: object) -> bool:
 def check_number(name: str, value: float) -> None:
     fraction = isinstance(value, Rational) and not isinstance(value, Integral)  # unknown to torch
     if not isinstance(value, Real) or isinstance(value, bool) or fraction:
-        raise TypeError(f"`{name}` must be a number, got {value!r}")
+        raise TypeError(f"`{name}` must be a number, got {shown(value)}")
 
 
 def check_weight(name: str, weight: float | Tensor) -> None:
@@ -138,7 +147,7 @@ def check_weight(name: str, weight: float | Tensor) -> None:
     if hasattr(weight, "__len__"):  # a list, a tuple, an array of NumPy
         raise TypeError(
             f"`{name}` must be a number or a tensor of shape () or (C,), "
-            f"got {weight!r}; write torch.as_tensor({name})"
+            f"got {shown(weight)}; write torch.as_tensor({name})"
         )
     check_not_negative(name, weight)
 

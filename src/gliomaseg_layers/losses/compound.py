@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gliomaseg_layers._checks import check_bool, check_not_negative
+from gliomaseg_layers._checks import check_bool, check_not_negative, shown
 from gliomaseg_layers._reduction import reduce
-from gliomaseg_layers.functional._cross_entropy import labelled_cross_entropy
+from gliomaseg_layers.functional._cross_entropy import cross_entropy_map
+from gliomaseg_layers.functional._scores import read_labelled
 from gliomaseg_layers.losses.dice import DiceLoss
 from gliomaseg_layers.losses.outlier_region import DensityLoss, OutlierRegionLoss
 
@@ -81,7 +82,7 @@ class CompoundLoss(nn.Module):
             outlier = OutlierRegionLoss()
         if not isinstance(outlier, (OutlierRegionLoss, DensityLoss)):
             raise TypeError(
-                f"`outlier` must be an OutlierRegionLoss or a DensityLoss, got {outlier!r}"
+                f"`outlier` must be an OutlierRegionLoss or a DensityLoss, got {shown(outlier)}"
             )
         if outlier.reduction == "none":
             raise ValueError(
@@ -91,7 +92,7 @@ class CompoundLoss(nn.Module):
         if dice is None:
             dice = DiceLoss(outlier.mode, ignore_index=outlier.ignore_index)
         if not isinstance(dice, DiceLoss):
-            raise TypeError(f"`dice` must be a DiceLoss, got {dice!r}")
+            raise TypeError(f"`dice` must be a DiceLoss, got {shown(dice)}")
         for name, own, others in (
             ("mode", dice.mode, outlier.mode),
             ("ignore_index", dice.ignore_index, outlier.ignore_index),
@@ -106,6 +107,11 @@ class CompoundLoss(nn.Module):
             check_not_negative(name, weight)
             self.register_buffer(
                 name, torch.tensor(weight, dtype=torch.float64, device="cpu"), persistent=False
+            )
+        if alpha == beta == gamma == 0:
+            raise ValueError(
+                "`alpha`, `beta` and `gamma` must not all be 0, which leaves no loss, "
+                f"got {alpha}, {beta} and {gamma}"
             )
         # Decided here once: nothing may wait for a tensor's value in a step.
         self.computed = {"ce": alpha > 0, "dice": beta > 0, "outlier": gamma > 0}
@@ -123,16 +129,14 @@ class CompoundLoss(nn.Module):
         The terms are "ce", "dice" and "outlier"; one that is switched off is 0.
         """
         check_bool("return_terms", return_terms)
-        scores, labels, cross_entropy = labelled_cross_entropy(
-            input,
-            target,
-            mask=mask,
-            **self.outlier.settings(
-                "mode", "from_logits", "pos_weight", "class_weights", "ignore_index"
-            ),
+        settings, reduction = self.outlier.settings, self.outlier.reduction
+        scores, labels = read_labelled(
+            input, target, mask=mask, **settings("mode", "from_logits", "ignore_index")
         )
-        reduction = self.outlier.reduction
-        ce = dice = outlier = cross_entropy.new_zeros(())
+        ce = dice = outlier = scores.values.new_zeros(())
+        if self.computed["ce"] or self.computed["outlier"]:
+            weights = settings("pos_weight", "class_weights")
+            cross_entropy = cross_entropy_map(scores, labels, **weights)
         if self.computed["ce"]:
             ce = reduce(cross_entropy, scores.valid, reduction)
         if self.computed["dice"]:
