@@ -6,24 +6,28 @@ import torch
 
 from gliomaseg_layers import DiceLoss
 from gliomaseg_layers.functional import dice_loss
-from tests.support.cases import case, random
+from tests.support.cases import case, every_mode, random
 
 SETTINGS = {
-    "mode": "multilabel",
     "smooth": 3.0,
-    "from_logits": False,
     "batch": True,
+    "class_weights": torch.tensor([1.0, 2.0, 0.5]),
+    "soft_label": True,
+    "from_logits": False,
     "ignore_index": 255,
     "reduction": "none",
 }
-ALONE = [{}, *({name: value} for name, value in SETTINGS.items()), SETTINGS]
+BACKGROUND = {"mode": "multiclass", "include_background": False}
+CHANGES = [{}, *({name: value} for name, value in SETTINGS.items()), SETTINGS, BACKGROUND]
 
 
-@pytest.mark.parametrize("settings", ALONE, ids=lambda s: "-".join(s) or "none")
+@pytest.mark.parametrize("settings", CHANGES, ids=lambda s: "-".join(s) or "none")
 def test_is_the_function(settings):
-    mode = {"mode": "multilabel"}
-    x, target = case((13, 17), "multilabel", 3, from_logits=False)
-    target = target.masked_fill(random(target.shape) > 0.9, 255)
+    mode = {"mode": settings.get("mode", "multilabel")}
+    x, target = case((13, 17), mode["mode"], 3, from_logits=False)
+    if mode["mode"] == "multilabel":
+        ignored = random(target.shape) > 0.9
+        target = (0.8 * target).masked_fill(ignored, 255)  # soft labels
     loss, mask = DiceLoss(**{**mode, **settings}), random((2, 13, 17)) > 0.2
     expected = dice_loss(x, target, **{**mode, **settings})
     assert torch.equal(loss(x, target), expected)
@@ -35,15 +39,18 @@ def test_is_the_function(settings):
         assert torch.equal(twin(x, target, mask=mask), expected)
 
 
-@pytest.mark.parametrize("mode", ["binary", "multilabel", "multiclass"])
-def test_defaults_are_the_functions(mode):
-    x, target = case((13, 17), mode, 1 if mode == "binary" else 3)
-    assert torch.equal(DiceLoss(mode=mode)(x, target), dice_loss(x, target, mode=mode))
+@every_mode
+def test_defaults_are_the_functions(mode, channels):
+    x, target = case((13, 17), mode, channels)
+    assert torch.equal(DiceLoss(mode)(x, target), dice_loss(x, target, mode=mode))
+    assert DiceLoss().mode == "binary"
 
 
 def test_state_and_repr():
-    loss = DiceLoss(**SETTINGS)
+    loss = DiceLoss("multilabel", **SETTINGS)
     assert loss.state_dict() == {}
     loss.load_state_dict({}, strict=True)
-    for name, value in SETTINGS.items():
+    for name, value in {"mode": "multilabel", **SETTINGS}.items():
         assert f"{name}={value!r}" in repr(loss)
+    assert "include_background=False" in repr(DiceLoss(**BACKGROUND))
+    assert loss.to("meta").class_weights.is_meta

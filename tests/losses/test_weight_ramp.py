@@ -32,7 +32,7 @@ COSINE = [(1 - math.cos(math.pi * t / 4)) / 2 for t in range(5)]
 )
 @pytest.mark.parametrize("name", ["alpha", "beta", "gamma"])
 def test_values(name, settings, expected):
-    loss = CompoundLoss(7.0, 7.0, 7.0)
+    loss = CompoundLoss(alpha=7.0, beta=7.0, gamma=7.0)
     ramp = WeightRamp(loss, name, **as_read(settings))
     for value in expected:
         assert ramp.last_value == pytest.approx(value, abs=1e-12)
@@ -51,8 +51,21 @@ def test_the_end_is_reached_exactly(shape):
     assert ramp.last_value == 0.9
 
 
+@pytest.mark.parametrize("name", ["alpha", "beta", "gamma"])
+def test_a_ramp_may_pass_through_0(name):
+    """Its term is computed still: only a 0 at construction switches it off."""
+    loss = CompoundLoss()
+    x = torch.linspace(-3, 3, 63).view(1, 1, 7, 9)
+    WeightRamp(loss, name, total_steps=2)
+    assert float(getattr(loss, name)) == 0
+    _, terms = loss(x, x > 1, return_terms=True)
+    assert all(term > 0 for term in terms.values())
+    WeightRamp(loss, name, total_steps=2).step()
+    assert float(getattr(loss, name)) == 0.5
+
+
 def test_the_weight_reaches_the_loss():
-    loss = CompoundLoss(0.0, 0.0, 5.0)
+    loss = CompoundLoss(alpha=0.0, beta=0.0, gamma=5.0)
     x, target = torch.full((1, 1, 9, 9), -3.0), torch.zeros(1, 1, 9, 9)
     x[..., 4, 4] = 3.0
     ramp, values = WeightRamp(loss, "gamma", total_steps=2, end=4.0), []
@@ -187,9 +200,14 @@ def test_a_state_is_taken_whole_or_refused(change):
     ("change", "error", "name", "expected", "got"),
     [
         ({"name": "delta"}, ValueError, "name", "'gamma'", "'delta'"),
-        ({"name": "dice_smooth"}, ValueError, "name", "'gamma'", "'dice_smooth'"),
+        ({"name": "outlier"}, ValueError, "name", "'gamma'", "'outlier'"),
         ({"loss": OutlierRegionLoss()}, TypeError, "loss", "CompoundLoss", "OutlierRegionLoss"),
         ({"loss": None}, TypeError, "loss", "CompoundLoss", "NoneType"),
+        *(
+            ({"loss": CompoundLoss(**{name: 0}), "name": name}, ValueError, "loss", said, got)
+            for name in ("alpha", "beta", "gamma")
+            for said, got in [("switches its term off", f"got {name}=0; the ramp")]
+        ),
         ({"total_steps": 0}, ValueError, "total_steps", ">", "0"),
         ({"total_steps": -4}, ValueError, "total_steps", ">", "-4"),
         ({"total_steps": 2.5}, TypeError, "total_steps", "int", "2.5"),
@@ -210,5 +228,6 @@ def test_bad_arguments(change, error, name, expected, got):
     assert f"`{name}`" in message
     assert expected in message
     assert got in message
-    if isinstance(given["loss"], CompoundLoss):
-        assert given["loss"].gamma == 1  # nothing was written
+    if isinstance(given["loss"], CompoundLoss):  # nothing was written
+        weights = {float(getattr(given["loss"], other)) for other in ("alpha", "beta", "gamma")}
+        assert weights <= {0.0, 1.0}
