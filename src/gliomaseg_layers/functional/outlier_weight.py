@@ -118,7 +118,8 @@ def outlier_weight_of(
         # No more than half of a window is ever flagged.
         max_noise_size = math.floor(min(max_noise_size, math.prod(window) // 2))
     if _why_not_triton(scores, window, max_noise_size, levels) is None:
-        return triton_weight(scores.input, scores.valid, window, max_noise_size, levels)
+        # Detached: the operator has no derivative, and autograd would look for one.
+        return triton_weight(scores.input.detach(), scores.valid, window, max_noise_size, levels)
     return counted_weight(scores, window, max_noise_size, levels)
 
 
