@@ -164,14 +164,14 @@ ARCHITECTURE: tuple[Blocks, Arrows] = (
 FUNCTIONAL: tuple[Blocks, Arrows] = (
     {
         "dice|dice\nDice": (0, 0),
-        "losses|outlier_region\nCE (1 + k w), CE - D": (1.3, 0),
-        "removal|outlier_removal\nw at inference": (2.6, 0),
+        "losses|outlier_region\nCE (1 + k w), CE - D": (1.15, 0),
+        "removal|outlier_removal\nw at inference": (2.35, 0),
         "ce|_cross_entropy\nCE": (0, 1),
-        "density|region_density\nD": (1.3, 1),
-        "weight|outlier_weight\nw": (2.6, 1),
-        "twin|outlier_weight_triton\nw on a GPU": (4.1, 1),
-        "scores|_scores\ninput, target, mask\nin every mode": (0.65, 2),
-        "sums|box_filter\nsums over windows": (2.2, 2),
+        "density|region_density\nD": (1.15, 1),
+        "weight|outlier_weight\nw": (2.35, 1),
+        "twin|outlier_weight_triton\nw on a GPU": (3.7, 1),
+        "scores|_scores\ninput, target, mask\nin every mode": (0.55, 2),
+        "sums|box_filter\nsums over windows": (1.9, 2),
     },
     [
         ("dice", "ce"),

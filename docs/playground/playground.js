@@ -40,14 +40,14 @@ const MAPS = [
   },
   {
     id: "density-logits",
-    title: "DensityLoss: the prediction as it descends",
+    title: "DensityLoss, as it descends",
     values: () => probabilities("density"),
     stops: GREY,
     range: () => [0, 1],
   },
   {
     id: "ours-logits",
-    title: "Ours: the prediction as it descends",
+    title: "Ours, as it descends",
     values: () => probabilities("ours"),
     stops: GREY,
     range: () => [0, 1],
