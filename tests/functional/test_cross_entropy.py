@@ -9,17 +9,17 @@ from gliomaseg_layers.functional._scores import clamped_log
 from tests.support import references
 from tests.support.cases import (
     BF16,
+    DENSITY,
     F16,
     F32,
     F64,
-    FORMULATIONS,
+    FORMULAS,
     HALVES,
     MODES,
-    SMALL,
     case,
     check,
     either_input,
-    every_formulation,
+    every_formula,
     every_mode,
     random,
 )
@@ -27,17 +27,18 @@ from tests.support.cases import (
 check_loss = partial(check, outlier_region_loss, references.outlier_region_loss)
 
 
-@every_formulation
+@every_formula
 @every_mode
-def test_soft_targets_and_weights(mode, channels, formulation):
+def test_soft_targets_and_weights(mode, channels, formula):
     x, _ = case((9, 11), mode, channels)
     target = random(x.shape)
-    settings = {"mode": mode, "formulation": formulation, "reduction": "mean", **SMALL}
+    settings = {"mode": mode, "reduction": "mean", **formula.small}
+    check_formula = partial(check, formula.function, formula.reference)
     if mode == "multiclass":
-        check_loss(x, target / target.sum(1, keepdim=True), class_weights=2.5, **settings)
+        check_formula(x, target / target.sum(1, keepdim=True), class_weights=2.5, **settings)
     else:
-        check_loss(x, target, pos_weight=3, class_weights=2.5, **settings)
-        check_loss(x.sigmoid(), target, pos_weight=3, from_logits=False, **settings)
+        check_formula(x, target, pos_weight=3, class_weights=2.5, **settings)
+        check_formula(x.sigmoid(), target, pos_weight=3, from_logits=False, **settings)
 
 
 @pytest.mark.parametrize("name", ["pos_weight", "class_weights"])
@@ -63,9 +64,9 @@ def test_mean_of_class_weights_divides_by_the_pixels(mode, channels):
 
 
 @pytest.mark.parametrize("dtype", [F32, F64, *HALVES])
-@every_formulation
+@every_formula
 @every_mode
-def test_huge_logits_are_finite(mode, channels, formulation, dtype):
+def test_huge_logits_are_finite(mode, channels, formula, dtype):
     top = min(1e30, torch.finfo(dtype).max)
     levels = torch.tensor([-top, -100, -1, 0, 1, 100, top], dtype=dtype)
     x = torch.zeros(1, channels, 6 * channels, 49, dtype=dtype)
@@ -76,12 +77,11 @@ def test_huge_logits_are_finite(mode, channels, formulation, dtype):
     for value, reduction in itertools.product((0, 1), ("mean", "sum")):
         target = torch.full((1, *x.shape[2:]) if mode == "multiclass" else x.shape, value)
         for weights in ({}, {"class_weights" if mode == "multiclass" else "pos_weight": 3.0}):
-            check_loss(
-                x, target, mode=mode, formulation=formulation, reduction=reduction, **weights
-            )
+            settings = {"mode": mode, "reduction": reduction, **formula.own, **weights}
+            check(formula.function, formula.reference, x, target, **settings)
 
 
-EXACT = {"from_logits": False, "reduction": "sum", **SMALL}
+EXACT = {"from_logits": False, "reduction": "sum"}
 
 
 def probabilities_around(value, mode, channels, dtype, fill):
@@ -94,39 +94,40 @@ def probabilities_around(value, mode, channels, dtype, fill):
 
 
 @pytest.mark.parametrize("fill", [0.0, 1.0])
-@every_formulation
+@every_formula
 @every_mode
-def test_probabilities_of_zero_and_one(mode, channels, formulation, fill):
+def test_probabilities_of_zero_and_one(mode, channels, formula, fill):
     for value, dtype, label in itertools.product((0.0, 1.0), (F64, F32, *HALVES), (0, 1)):
         x = probabilities_around(value, mode, channels, dtype, fill)
         target = torch.full((1, 9, 9) if mode == "multiclass" else x.shape, label)
-        loss, grad = check_loss(x, target, mode=mode, formulation=formulation, **EXACT)
-        if mode == "binary" and formulation != "paper":
+        settings = {"mode": mode, **formula.small, **EXACT}
+        loss, grad = check(formula.function, formula.reference, x, target, **settings)
+        if mode == "binary" and formula is not DENSITY:
             right = x == label  # else the clamp acts: 100 a pixel, and no gradient
             wrong = (~right).sum()
             assert loss >= 100 * wrong
             assert (grad[~right] == 0).all()
 
 
-def assert_finite(values, mode, channels, formulation, dtype):
+def assert_finite(values, mode, channels, formula, dtype):
     infinite = []
     for value, fill, label in itertools.product(values, (0.0, 1.0), (0, 1)):
         x = probabilities_around(value, mode, channels, dtype, fill).requires_grad_()
         target = torch.full((1, 9, 9) if mode == "multiclass" else x.shape, label)
-        loss = outlier_region_loss(x, target, mode=mode, formulation=formulation, **EXACT)
+        loss = formula.function(x, target, mode=mode, **formula.small, **EXACT)
         (grad,) = torch.autograd.grad(1000 * loss, x)  # as weights, or a scaler of them, would
         if not (loss.isfinite() and grad.isfinite().all()):
             infinite.append({"probability": value, "among": fill, "target": label})
     assert not infinite
 
 
-@every_formulation
+@every_formula
 @every_mode
-def test_denormal_probabilities_are_finite(mode, channels, formulation):
+def test_denormal_probabilities_are_finite(mode, channels, formula):
     for dtype in (F32, F64, BF16):
         tiny = torch.finfo(dtype).smallest_normal
         denormal = [tiny * factor for factor in (2**-7, 0.25, 0.5, 0.99)]
-        assert_finite(denormal, mode, channels, formulation, dtype)
+        assert_finite(denormal, mode, channels, formula, dtype)
 
 
 @pytest.mark.parametrize("dtype", [F32, F64, *HALVES], ids=str)
@@ -134,8 +135,8 @@ def test_gradients_at_tiny_probabilities_fit_their_dtype(dtype):
     """1 / q, times what weighs it, does not overflow, not even at the smallest q."""
     tiny = torch.finfo(dtype).smallest_normal
     probabilities = [tiny * factor for factor in (2**-7, 0.25, 1.0, 1.1, 2.0, 50.0)]
-    for (mode, channels), formulation in itertools.product(MODES, FORMULATIONS):
-        assert_finite(probabilities, mode, channels, formulation, dtype)
+    for (mode, channels), formula in itertools.product(MODES, FORMULAS.values()):
+        assert_finite(probabilities, mode, channels, formula, dtype)
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)

@@ -34,6 +34,39 @@ def test_matches_reference(mode, channels, from_logits, batch, reduction):
         assert loss.shape == (none if reduction == "none" else ())
 
 
+def extras(mode, channels):
+    """Return settings that change the loss, one by one and together."""
+    weights = {"class_weights": torch.arange(channels) + 0.5}
+    settings = [weights, {"soft_label": True}]
+    if mode == "multiclass":
+        settings.append({"include_background": False})
+    return [*settings, {name: value for setting in settings for name, value in setting.items()}]
+
+
+def soft_target(mode, x):
+    soft = random(x.shape, 7)
+    return soft / soft.sum(1, keepdim=True) if mode == "multiclass" else soft
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("batch", [False, True], ids=["samples", "pooled"])
+@either_input
+@every_mode
+def test_settings_match_reference(mode, channels, from_logits, batch, reduction):
+    settings = {"mode": mode, "from_logits": from_logits, "batch": batch, "reduction": reduction}
+    x, target = case((13, 17), mode, channels, from_logits)
+    mask = random((2, 13, 17), 3) > 0.3
+    mask[0] = False  # a sample without any pixel
+    for extra in extras(mode, channels):
+        for labels in (target, soft_target(mode, x)):
+            loss, _ = check_loss(x, labels, **extra, **settings)
+            check_loss(x, labels, mask=mask, **extra, **settings)
+            check_loss(x.float(), labels, **extra, **settings)
+        kept = channels - (not extra.get("include_background", True))
+        none = (kept,) if batch else (2, kept)
+        assert loss.shape == (none if reduction == "none" else ())
+
+
 @pytest.mark.parametrize("dtype", [F32, *HALVES])
 @either_input
 @every_mode
@@ -58,6 +91,82 @@ def test_values_by_hand():
     assert dice_loss(target, target, **given) == 0
     assert dice_loss(target * 0, target * 0, **given) == 0
     assert dice_loss(1 - target, target, **given).item() == pytest.approx(1 - 1 / 5)
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["samples", "pooled"])
+def test_weights_by_hand(batch):
+    x, target = case((13, 17), "multiclass", 4)
+    given = {"mode": "multiclass", "batch": batch}
+    d = dice_loss(x, target, reduction="none", **given)
+    w = torch.tensor([0.5, 0.0, 3.0, 2.0])
+    settings = {"class_weights": w, **given}
+    for first, more in ((0, {}), (1, {"include_background": False})):
+        weighed = (w * d)[..., first:]
+        entries = weighed.numel() / (4 - first)
+        for reduction, expected in (
+            ("none", weighed),
+            ("sum", weighed.sum()),
+            ("mean", weighed.sum() / (entries * w[first:].sum())),
+        ):
+            found = dice_loss(x, target, reduction=reduction, **settings, **more)
+            torch.testing.assert_close(found, expected, **TOLERANCES[F64])
+    mean = dice_loss(x, target, class_weights=7, **given)
+    torch.testing.assert_close(mean, d.mean(), **TOLERANCES[F64])
+    total = dice_loss(x, target, class_weights=7, reduction="sum", **given)
+    torch.testing.assert_close(total, 7 * d.sum(), **TOLERANCES[F64])
+
+
+@every_mode
+def test_a_weight_of_nothing_is_a_loss_of_0(mode, channels):
+    x, target = case((13, 17), mode, channels)
+    x.requires_grad_()
+    loss = dice_loss(x, target, mode=mode, class_weights=torch.zeros(channels))
+    assert loss == 0
+    assert (torch.autograd.grad(loss, x)[0] == 0).all()
+
+
+def test_without_the_background_class_0_counts_nothing():
+    x, target = case((13, 17), "multiclass", 3, from_logits=False)
+    given = {"mode": "multiclass", "include_background": False, "from_logits": False}
+    changed = x.clone()
+    changed[:, 0] = random((2, 13, 17))
+    assert dice_loss(x, target, **given) == dice_loss(changed, target, **given)
+    (grad,) = torch.autograd.grad(dice_loss(x.requires_grad_(), target, **given), x)
+    assert (grad[:, 0] == 0).all()
+    assert (grad[:, 1:] != 0).any()
+
+
+@pytest.mark.parametrize("value", [0.2, 0.7])
+@pytest.mark.parametrize("batch", [False, True], ids=["samples", "pooled"])
+def test_a_soft_label_is_where_the_loss_is_least(batch, value):
+    target = torch.full((2, 1, 9, 11), value)
+    given = {"from_logits": False, "batch": batch}
+    steps = torch.linspace(0, 1, 101)
+    for soft_label, least in ((True, value), (False, 1.0)):
+        losses = [
+            dice_loss(torch.full_like(target, p), target, soft_label=soft_label, **given)
+            for p in steps.tolist()
+        ]
+        best = steps[torch.stack(losses).argmin()].item()
+        assert best == pytest.approx(least)
+    x = target.clone().requires_grad_()
+    loss = dice_loss(x, target, soft_label=True, **given)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert (torch.autograd.grad(loss, x)[0] == 0).all()
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@either_input
+@every_mode
+def test_soft_label_changes_nothing_of_hard_targets(mode, channels, from_logits, reduction):
+    x, target = case((13, 17), mode, channels, from_logits)
+    settings = {"mode": mode, "from_logits": from_logits, "reduction": reduction}
+    results = []
+    for soft_label in (False, True):
+        leaf = x.clone().requires_grad_()
+        loss = dice_loss(leaf, target, soft_label=soft_label, **settings)
+        results.append((loss, *torch.autograd.grad(loss.sum(), leaf)))
+    torch.testing.assert_close(*results, **TOLERANCES[F64])
 
 
 @every_mode
@@ -154,8 +263,9 @@ def test_a_full_fp16_mask_is_finite():
 def test_derivatives_of_both_orders(mode, channels, from_logits):
     x, target = case((3, 4), mode, channels, from_logits)
     x = (x / 4 if from_logits else x).requires_grad_()
-    for batch in (False, True):
-        loss = partial(dice_loss, target=target, mode=mode, from_logits=from_logits, batch=batch)
+    for settings in ({"batch": False}, {"batch": True}, *extras(mode, channels)):
+        given = {"mode": mode, "from_logits": from_logits, "reduction": "none", **settings}
+        loss = partial(dice_loss, target=target, **given)
         assert torch.autograd.gradcheck(loss, (x,))
         assert torch.autograd.gradgradcheck(loss, (x,))
 
@@ -179,6 +289,6 @@ def test_compiled_equals_eager(mode, channels, dynamic):
         results = []
         for function in (compiled, dice_loss):
             x = x.detach().requires_grad_()
-            loss = function(x, target, mode=mode, ignore_index=255)
+            loss = function(x, target, mode=mode, ignore_index=255, **extras(mode, channels)[-1])
             results.append((loss, *torch.autograd.grad(loss, x)))
         torch.testing.assert_close(*results, **TOLERANCES[F64])

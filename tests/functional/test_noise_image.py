@@ -1,5 +1,9 @@
 """The noise test of [WAN23]'s figure 9, and the findings about the paper's formulation."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,16 +11,30 @@ from scipy.ndimage import distance_transform_edt, label
 from torch import Tensor
 
 from examples.noise_image import REGION, descend, noise_areas, noise_test
-from gliomaseg_layers.functional import density_map, outlier_region_loss, outlier_weight
+from gliomaseg_layers.functional import (
+    density_loss,
+    density_map,
+    outlier_penalty,
+    outlier_region_loss,
+    outlier_weight,
+)
 
 IMAGE, TARGET = noise_test()
 AREAS = noise_areas()
 NOISE = torch.stack(AREAS).any(0)
 
 
-def extra(logits: Tensor, formulation: str, target: Tensor = TARGET) -> Tensor:
-    loss = outlier_region_loss(logits, target, formulation=formulation, reduction="sum")
-    return loss - outlier_region_loss(logits, target, strength=0.0, reduction="sum")
+def added(loss: Callable[..., Tensor], logits: Tensor, **settings: Any) -> Tensor:
+    """Return what a loss adds to the cross-entropy."""
+    plain = outlier_region_loss(logits, TARGET, strength=0.0, reduction="sum")
+    return loss(logits, TARGET, reduction="sum", **settings) - plain
+
+
+TERMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "outlier": partial(added, outlier_region_loss),
+    "outlier without a share": partial(added, outlier_region_loss, share=None, strength=4.0),
+    "penalty": partial(outlier_penalty, reduction="sum"),
+}
 
 
 def lone_square(side: int) -> Tensor:
@@ -60,9 +78,7 @@ def test_density_follows_how_full_an_area_is() -> None:
 
 
 def test_papers_loss_map() -> None:
-    loss = outlier_region_loss(
-        IMAGE, TARGET, formulation="paper", from_logits=False, reduction="none"
-    )[0, 0]
+    loss = density_loss(IMAGE, TARGET, from_logits=False, reduction="none")[0, 0]
     assert (loss[~NOISE] == 0).all()
     means = [float(loss[area].mean()) for area in AREAS]
     assert max(means) == means[1]
@@ -74,9 +90,9 @@ def test_papers_loss_map() -> None:
 
 
 @pytest.mark.parametrize("scale", [3.0, 10.0])
-@pytest.mark.parametrize("formulation", ["balanced", "suppress", "penalty"])
-def test_descent_leaves_the_region_alone(formulation: str, scale: float) -> None:
-    left = descend(lambda z: extra(z, formulation), (2 * IMAGE - 1) * scale)[0, 0] > 0
+@pytest.mark.parametrize("term", TERMS)
+def test_descent_leaves_the_region_alone(term: str, scale: float) -> None:
+    left = descend(TERMS[term], (2 * IMAGE - 1) * scale)[0, 0] > 0
     assert count_regions(left) == 1
     assert torch.equal(left, TARGET[0, 0] > 0)
     assert int(left[REGION].sum()) == 784
@@ -84,7 +100,7 @@ def test_descent_leaves_the_region_alone(formulation: str, scale: float) -> None
 
 @pytest.mark.parametrize("scale", [3.0, 10.0])
 def test_descent_on_the_papers_term_removes_no_noise(scale: float) -> None:
-    left = descend(lambda z: extra(z, "paper"), (2 * IMAGE - 1) * scale)[0, 0] > 0
+    left = descend(partial(added, density_loss), (2 * IMAGE - 1) * scale)[0, 0] > 0
     assert all(left[area].all() for area in AREAS)
 
 
@@ -109,10 +125,10 @@ def test_papers_term_acts_sooner_where_windows_are_clipped() -> None:
 def test_papers_term_rewards_noise() -> None:
     """The term falls as a noise pixel's logit rises: its gradient pushes noise up."""
     logits = ((2 * IMAGE - 1) * 6).requires_grad_()
-    (slope,) = torch.autograd.grad(extra(logits, "paper"), logits)
+    (slope,) = torch.autograd.grad(added(density_loss, logits), logits)
     assert (slope[0, 0][NOISE] < 0).all()
-    for formulation in ("balanced", "suppress", "penalty"):
-        (slope,) = torch.autograd.grad(extra(logits, formulation), logits)
+    for term in TERMS.values():
+        (slope,) = torch.autograd.grad(term(logits), logits)
         assert (slope[0, 0][NOISE] > 0).all()
         assert (slope[0, 0][~NOISE] == 0).all()
 

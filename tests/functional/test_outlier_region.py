@@ -321,63 +321,6 @@ def test_derivatives_of_both_orders(mode, channels, formula, from_logits):
     assert torch.autograd.gradgradcheck(loss, (x,))
 
 
-@either_input
-@every_formula
-@every_mode
-def test_ignored_pixels(mode, channels, formula, from_logits):
-    settings = {"mode": mode, "from_logits": from_logits, "reduction": "none", **formula.small}
-    x, clean = case((9, 11), mode, channels, from_logits)
-    target = clean.to(torch.uint8).masked_fill(random(clean.shape) > 0.8, 255)
-    masks = [random(shape, 2) > 0.2 for shape in ((2, 9, 11), (2, 1, 9, 11))]
-    if mode != "multiclass":
-        masks.append(random(x.shape, 3) > 0.2)
-    for mask, ignore_index in [(None, 255), *((m, i) for m in masks for i in (None, 255))]:
-        outside = {"mask": mask, "ignore_index": ignore_index}
-        given = target if ignore_index == 255 else clean
-        loss, grad = check_loss(formula, x, given, **settings, **outside)
-        valid = torch.from_numpy(
-            references.valid_pixels(x.shape, given, mode=mode, **outside).copy()
-        )
-        out = ~(valid.unsqueeze(1) if mode == "multiclass" else valid).expand_as(x)
-        for junk in (torch.nan, torch.inf):
-            again = check_loss(formula, x.masked_fill(out, junk), given, **settings, **outside)
-            assert torch.equal(again[0], loss)
-            assert torch.equal(again[1], grad)
-        assert (loss[~valid.expand_as(loss)] == 0).all()
-        assert (grad[out] == 0).all()
-
-
-@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@every_formula
-@every_mode
-def test_nothing_to_look_at(mode, channels, formula, reduction):
-    x, target = case((9, 11), mode, channels)
-    nothing = torch.zeros(2, 9, 11, dtype=torch.bool)
-    for samples, outside in ((2, {"mask": nothing}), (2, {"ignore_index": 7}), (0, {})):
-        given = torch.full_like(target, 7) if "ignore_index" in outside else target
-        x = x.detach()[:samples].fill_(torch.nan).requires_grad_()
-        loss = formula.function(x, given[:samples], mode=mode, reduction=reduction, **outside)
-        loss.sum().backward()
-        assert (loss == 0).all()
-        assert (x.grad == 0).all()
-
-
-@every_mode
-def test_target_forms(mode, channels):
-    x, target = case((9, 11), mode, channels)
-    expected = outlier_region_loss(x, target, mode=mode, **SMALL)
-    if mode == "multiclass":
-        forms = [target.unsqueeze(1), target.to(torch.uint8), target.float() + 1e-4]
-        forms.append(torch.nn.functional.one_hot(target, channels).movedim(-1, 1).half())
-        forms += [target.float() - 1e-4, target.double().unsqueeze(1)]
-    else:
-        forms = [target.bool(), target.to(torch.uint8), target.half()]
-        forms += [target.squeeze(1)] if mode == "binary" else []
-    for form in forms:
-        loss = outlier_region_loss(x, form, mode=mode, **SMALL)
-        torch.testing.assert_close(loss, expected, **TOLERANCES[F64])
-
-
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @every_formula
 @every_mode
@@ -385,7 +328,7 @@ def test_compiled_equals_eager(mode, channels, formula, dynamic):
     torch._dynamo.reset()
     counter, frames = CompileCounterWithBackend("aot_eager"), None
     compiled = torch.compile(formula.function, fullgraph=True, dynamic=dynamic, backend=counter)
-    for batch, spatial in [(2, (12, 17)), (3, (15, 13))][: 2 if dynamic else 1]:
+    for batch, spatial in [(5, (12, 17)), (6, (15, 13))][: 2 if dynamic else 1]:
         x, target = case(spatial, mode, channels, batch=batch)
         results = []
         for function in (compiled, formula.function):

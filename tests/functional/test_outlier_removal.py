@@ -60,8 +60,8 @@ def test_known_limits() -> None:
 @every_mode
 def test_exactly_the_flagged_pixels_change_class(mode: str, channels: int) -> None:
     probs, _ = case((37, 41), mode, channels, from_logits=False)
-    settings = {"mode": mode, "inner": 3, "outer": 9}
-    flagged = outlier_weight(probs, **settings) > 0
+    settings = {"mode": mode, "window": 9, "max_noise_size": 9}
+    flagged = outlier_weight(probs, levels=(0.5,), **settings) > 0
     assert flagged.any()
     clean = remove_outlier_regions(probs, **as_read(settings))
     if mode == "multiclass":
@@ -110,8 +110,7 @@ def test_pixels_outside_the_image_stay() -> None:
 
 def test_volumes_and_thick_slices() -> None:
     mask = squares(5, 9).unsqueeze(2).repeat(1, 1, 3, 1, 1)
-    settings = {"inner": (1, 7, 7), "outer": (1, 21, 21)}
-    clean = remove_outlier_regions(mask, **settings)
+    clean = remove_outlier_regions(mask, window=(1, 21, 21))
     assert torch.equal(clean[:, :, 1], remove_outlier_regions(mask[:, :, 1]))
 
 

@@ -1,26 +1,27 @@
-import numpy as np
+"""The paper's region density against the float64 reference, and by hand."""
+
 import pytest
 import torch
 
-from gliomaseg_layers.functional import density_map, outlier_weight
+from gliomaseg_layers.functional import density_map
 from gliomaseg_layers.functional._scores import Scores
-from gliomaseg_layers.functional.region_density import density_of, outlier_weights_of
+from gliomaseg_layers.functional.region_density import density_of
 from tests.support import references
 from tests.support.cases import (
+    DENSITY,
     F32,
     F64,
     HALVES,
     MODES,
-    SMALL,
     case,
     check,
     every_mode,
+    masks,
     outside_of,
     random,
 )
-from tests.support.references import array
-from tests.support.tolerances import TOLERANCES
 
+SMALL = DENSITY.small
 CASES = [
     ((2, 19, 23), SMALL),
     ((1, 37, 41), {}),
@@ -35,27 +36,8 @@ CASES = [
 ]
 
 
-def masks(x, mode):
-    """Return a mask of every accepted shape."""
-    n, c, *spatial = x.shape
-    shapes = [(n, *spatial), (n, 1, *spatial)]
-    if mode != "multiclass":
-        shapes.append((n, c, *spatial))
-    return [random(shape) > 0.2 for shape in shapes]
-
-
 def check_density(x, **settings):
     return check(density_map, references.density_map, x, **settings)[0]
-
-
-def check_weight(x, **settings):
-    got = outlier_weight(x, **settings)
-    expected = references.outlier_weight(x, **settings)
-    assert not got.requires_grad
-    assert got.dtype == (F64 if x.dtype == F64 else F32)
-    np.testing.assert_array_equal(array(got) > 0, expected > 0)
-    np.testing.assert_allclose(array(got), expected, **TOLERANCES[got.dtype])
-    return expected
 
 
 @every_mode
@@ -63,42 +45,9 @@ def check_weight(x, **settings):
 def test_match_reference(shape, settings, mode, channels):
     x = case(shape[1:], mode, channels, False, batch=shape[0])[0]
     d = check_density(x, mode=mode, smooth=0.5, **settings)
-    w = check_weight(x.requires_grad_(), mode=mode, **settings)
     if shape == (2, 19, 23):  # the scene shows something of everything
         assert (d > 0).any()
         assert (d == 0).any()
-        assert (w > 0).any()
-        assert (w == 0).any()
-
-
-@pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probs"])
-@every_mode
-@pytest.mark.parametrize("levels", [(0.1,), (0.9,), (0.1, 0.3, 0.5)])
-def test_levels_match_reference(levels, mode, channels, from_logits):
-    x = case((19, 23), mode, channels, from_logits, sharpness=0.4)[0]
-    settings = {"mode": mode, "from_logits": from_logits, **SMALL}
-    weight = check_weight(x, levels=levels, **settings)
-    assert not np.array_equal(weight, references.outlier_weight(x, **settings))
-    check_weight(x, levels=levels, valid=masks(x, mode)[0], **settings)
-
-
-@pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probs"])
-def test_a_level_says_how_sure_an_island_must_be(from_logits):
-    probs = torch.full((1, 1, 64, 64), 0.01)
-    probs[..., 8:11, 8:11] = 0.2
-    probs[..., 40:43, 40:43] = 0.7
-    two = torch.cat([1 - probs, probs], 1)
-    three = torch.cat([1 - probs, probs / 2, probs / 2], 1)  # no class above 0.35
-    third = three[:, 1:2] / (three[:, :1] + three[:, 1:2])  # of class 1 against the background
-    for x, mode, share in (
-        (probs, "binary", probs),
-        (two, "multiclass", probs),
-        (three, "multiclass", third),
-    ):
-        given = (x.log() if mode == "multiclass" else x.logit()) if from_logits else x
-        for level in (0.05, 0.1, 0.3, 0.5, 0.6):
-            weight = outlier_weight(given, mode=mode, from_logits=from_logits, levels=(level,))
-            assert torch.equal((weight > 0).view(64, 64), (share > level).view(64, 64))
 
 
 @pytest.mark.parametrize(
@@ -110,16 +59,14 @@ def test_pixels_outside_the_image(shape, mode, channels, which):
     x = case(shape[1:], mode, channels, False, batch=shape[0])[0]
     valid = masks(x, mode)[which]
     check_density(x, mode=mode, valid=valid, **SMALL)
-    check_weight(x, mode=mode, valid=valid, **SMALL)
     # What an invalid pixel holds does not matter, and it receives exactly nothing.
     inside = references.valid_pixels(x.shape, None, mode=mode, mask=valid)
     outside = outside_of(inside, x)
     broken = x.masked_fill(outside, torch.nan).requires_grad_()
-    for function in (density_map, outlier_weight):
-        got = function(broken, mode=mode, valid=valid, **SMALL)
-        assert torch.equal(got, function(x, mode=mode, valid=valid, **SMALL))
-        assert (got[torch.from_numpy(~inside)] == 0).all()
-    density_map(broken, mode=mode, valid=valid, **SMALL).sum().backward()
+    got = density_map(broken, mode=mode, valid=valid, **SMALL)
+    assert torch.equal(got, density_map(x, mode=mode, valid=valid, **SMALL))
+    assert (got[torch.from_numpy(~inside)] == 0).all()
+    got.sum().backward()
     assert broken.grad.isfinite().all()
     assert (broken.grad[outside] == 0).all()
     assert (broken.grad[~outside] != 0).any()
@@ -138,12 +85,8 @@ def test_gradient_where_no_other_class_is_near(mode, channels):
 def test_smaller_dtypes(dtype, mode, channels):
     x = case((19, 23), mode, channels, False, batch=2)[0].to(dtype)
     check_density(x, mode=mode, **SMALL)
-    w = check_weight(x, mode=mode, **SMALL)
     with torch.autocast("cpu", torch.bfloat16):
         check_density(x, mode=mode, **SMALL)
-    logits, _ = case((19, 23), mode, channels)
-    check_weight(logits.to(dtype), mode=mode, from_logits=True, **SMALL)
-    assert (w > 0).any()
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "strided", "transposed"])
@@ -155,7 +98,6 @@ def test_memory_layout_does_not_matter(layout):
         "transposed": x.transpose(2, 3),
     }[layout]
     check_density(x, mode="multiclass", **SMALL)
-    check_weight(x, mode="multiclass", **SMALL)
 
 
 def island(size, side, value=1.0, background=0.0):
@@ -167,21 +109,12 @@ def island(size, side, value=1.0, background=0.0):
 
 def test_figure_5():
     """At the corner of a lone 7 x 7 region 16 of its pixels are near and 33 in the gap."""
-    d, w = density_map(island(63, 7))[0, 0], outlier_weight(island(63, 7))[0, 0]
+    d = density_map(island(63, 7))[0, 0]
     assert d[31, 31].item() == pytest.approx(50 / 393)
     assert d[28, 28].item() == pytest.approx(17 / (392 - 33 + 1))
     assert density_map(island(63, 7), threshold=32)[0, 0, 28, 28] == 0
-    assert w[28:35, 28:35].flatten().tolist() == pytest.approx([1 - 49 / 441] * 49)
     lone = island(63, 1)
     assert density_map(lone)[0, 0, 31, 31].item() == pytest.approx(2 / 393)
-    assert outlier_weight(lone)[0, 0, 31, 31].item() == pytest.approx(1 - 1 / 441)
-
-
-@pytest.mark.parametrize("side", range(1, 12))
-def test_only_lone_squares_of_seven_or_less_are_flagged(side):
-    flagged = outlier_weight(island(43, side)) > 0
-    assert torch.equal(flagged, island(43, side).bool() & (side <= 7))
-    assert torch.equal(outlier_weight(island(43, side), threshold=9) > 0, flagged & (side <= 3))
 
 
 def test_half_a_pixel_of_soft_tails_keeps_the_corner():
@@ -191,33 +124,21 @@ def test_half_a_pixel_of_soft_tails_keeps_the_corner():
         assert (density_map(x)[0, 0, 28, 28] > 0) == kept
 
 
-def test_a_class_of_just_half_the_window_is_an_outlier():
-    x = torch.tensor([[[[1.0, 0.0]]]])
-    assert outlier_weight(x).flatten().tolist() == [0.5, 0.5]
-    assert outlier_weight(torch.tensor([[[[1.0, 1.0, 0.0]]]]), outer=9).count_nonzero() == 1
-
-
 def test_ties_go_to_the_lower_class():
     half = torch.full((1, 1, 9, 9), 0.5, dtype=F64)
     black = density_map(half, threshold=1000)
     assert torch.equal(
         black, density_map(half.expand(-1, 2, -1, -1), mode="multiclass", threshold=1000)[:, None]
     )
-    logits = island(31, 3, value=0.0, background=1.0)  # three in doubt are black among white
-    assert (outlier_weight(logits, from_logits=True) > 0).sum() == 9
-    three = torch.cat([logits, logits, torch.full_like(logits, -9)], 1)
-    three[:, 2, 3:5, 3:5] = 1.0  # a tie of all three classes is class 0 too
-    assert (outlier_weight(three, mode="multiclass", from_logits=True) > 0).sum() == 0
 
 
 @pytest.mark.parametrize("settings", [SMALL, {}])
 def test_binary_is_multiclass_with_two_classes(settings):
     q = case((29, 31), "binary", 1, False, batch=2)[0]
     pair = torch.cat([1 - q, q], 1)
-    for function in (density_map, outlier_weight):
-        torch.testing.assert_close(
-            function(q, **settings)[:, 0], function(pair, mode="multiclass", **settings)
-        )
+    torch.testing.assert_close(
+        density_map(q, **settings)[:, 0], density_map(pair, mode="multiclass", **settings)
+    )
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("binary", 1), ("multiclass", 3)])
@@ -239,25 +160,11 @@ def test_tiny_smooth_survives_rounding():
         assert (d[..., 4, 4] > 0).all()
 
 
-@pytest.mark.parametrize("outer", [181, 183])
-def test_counts_do_not_overflow(outer):
-    # 181 x 181 pixels fit 16 bits, 183 x 183 do not.
-    x = torch.zeros(1, 1, 190, 190)
-    x[..., 90:97, 90:97] = 1
-    assert (outlier_weight(x, outer=outer) > 0).sum() == 49
-    for threshold in (1e9, 10**9):
-        weight = outlier_weight(x, outer=outer, threshold=threshold)
-        assert weight.max() == pytest.approx(1 - 49 / outer**2)
-
-
 @every_mode
 def test_numbers_may_be_tensors(mode, channels):
     """As an exported program has them, whose inputs they are."""
     x, _ = case((19, 23), mode, channels, from_logits=False)
     scores, threshold, smooth = Scores(x, mode, False, None), torch.tensor(4.5), torch.tensor(0.5)
-    [weight] = outlier_weights_of(scores, 3, 7, threshold, [0.5])
-    assert torch.equal(weight, outlier_weight(x, mode=mode, threshold=4.5, **SMALL))
     density = density_of(scores, 3, 7, smooth, threshold)
     assert torch.equal(density, density_map(x, mode=mode, smooth=0.5, threshold=4.5, **SMALL))
-    assert weight.any()
     assert density.any()

@@ -14,7 +14,7 @@ from tests.support.cases import (
     case,
     check,
     either_input,
-    every_formulation,
+    every_formula,
     every_mode,
     outside_of,
     random,
@@ -64,24 +64,25 @@ def ignoring(mode, channels, from_logits=True):
     yield from ((x, clean, None, mask) for mask in masks[1:])
 
 
-@every_formulation
+@every_formula
 @either_input
 @every_mode
-def test_ignored_pixels(mode, channels, from_logits, formulation):
-    settings = {"mode": mode, "formulation": formulation, "from_logits": from_logits, **SMALL}
+def test_ignored_pixels(mode, channels, from_logits, formula):
+    settings = {"mode": mode, "from_logits": from_logits, **formula.small}
+    check_formula = partial(check, formula.function, formula.reference)
     for x, target, index, mask in ignoring(mode, channels, from_logits):
         outside = {"ignore_index": index, "mask": mask}
-        loss, grad = check_loss(x, target, **settings, **outside)
+        loss, grad = check_formula(x, target, **settings, **outside)
         inside = references.valid_pixels(x.shape, target, mode=mode, **outside)
-        none = outlier_region_loss(x, target, reduction="none", **settings, **outside)
+        none = formula.function(x, target, reduction="none", **settings, **outside)
         torch.testing.assert_close(none.sum() / inside.sum(), loss, **TOLERANCES[F64])
-        total = outlier_region_loss(x, target, reduction="sum", **settings, **outside)
+        total = formula.function(x, target, reduction="sum", **settings, **outside)
         torch.testing.assert_close(none.sum(), total, **TOLERANCES[F64])
         assert (none[~torch.from_numpy(inside)] == 0).all()
         # What lies outside changes nothing and gets exactly nothing, whatever it is.
         full = outside_of(inside, x)
         for junk in (torch.nan, torch.inf, -torch.inf):
-            again = check_loss(x.masked_fill(full, junk), target, **settings, **outside)
+            again = check_formula(x.masked_fill(full, junk), target, **settings, **outside)
             assert torch.equal(again[0], loss)
             assert torch.equal(again[1], grad)
         assert (grad[full] == 0).all()
@@ -121,16 +122,16 @@ def test_an_index_at_either_end_of_the_targets_type_is_ignored(mode, channels, d
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@every_formulation
+@every_formula
 @every_mode
-def test_nothing_to_look_at(mode, channels, formulation, reduction):
-    settings = {"mode": mode, "formulation": formulation, "reduction": reduction}
+def test_nothing_to_look_at(mode, channels, formula, reduction):
+    settings = {"mode": mode, "reduction": reduction, **formula.own}
     x, target = case((9, 11), mode, channels)
     nothing = torch.zeros(2, 9, 11, dtype=torch.bool)
     for batch, outside in ((2, {"mask": nothing}), (2, {"ignore_index": 7}), (0, {})):
         given = torch.full_like(target, 7) if "ignore_index" in outside else target
         x = x.detach()[:batch].fill_(torch.nan).requires_grad_()
-        loss = outlier_region_loss(x, given[:batch], **settings, **outside)
+        loss = formula.function(x, given[:batch], **settings, **outside)
         loss.sum().backward()
         assert (loss == 0).all()
         assert x.grad.shape == x.shape
@@ -151,6 +152,14 @@ def test_floating_class_indices_are_indices(channel):
         assert torch.equal(
             loss(x, floating.nan_to_num(255.0), mode="multiclass", ignore_index=255), expected
         )
+
+
+def test_fractions_of_a_class_index_are_rounded():
+    x, target = case((9, 11), "multiclass", 3)
+    for shift in (-1e-4, 1e-4):  # as resampling leaves them
+        for loss in (outlier_region_loss, dice_loss):
+            found = loss(x, target + shift, mode="multiclass")
+            assert torch.equal(found, loss(x, target, mode="multiclass"))
 
 
 def test_a_tie_is_background():

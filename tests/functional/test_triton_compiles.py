@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-
-from gliomaseg_layers import OutlierRegionLoss
 from gliomaseg_layers.functional._operator import kernels
 from gliomaseg_layers.functional._plan import make_plan, read_maps
+
+from gliomaseg_layers import OutlierRegionLoss
 from tests.support.cases import F16, F32, F64, every_formulation
 
 triton = pytest.importorskip("triton", minversion="3.4")  # torch 2.8's: older ones are not used

@@ -98,6 +98,15 @@ def random(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
+def masks(x: Tensor, mode: str) -> list[Tensor]:
+    """Return a mask of every accepted shape."""
+    n, c, *spatial = x.shape
+    shapes = [(n, *spatial), (n, 1, *spatial)]
+    if mode != "multiclass":
+        shapes.append((n, c, *spatial))
+    return [random(shape) > 0.2 for shape in shapes]
+
+
 def as_read(settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings as a file gives them: their strings equal the library's, and are others."""
     return {
