@@ -114,7 +114,8 @@ class CompoundLoss(nn.Module):
                 f"got {alpha}, {beta} and {gamma}"
             )
         # Decided here once: nothing may wait for a tensor's value in a step.
-        self.computed = {"ce": alpha > 0, "dice": beta > 0, "outlier": gamma > 0}
+        terms = {"ce": alpha, "dice": beta, "outlier": gamma}
+        self.computed = {name: bool(weight > 0) for name, weight in terms.items()}
 
     def forward(
         self,
