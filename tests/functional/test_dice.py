@@ -61,7 +61,6 @@ def test_settings_match_reference(mode, channels, from_logits, batch, reduction)
         for labels in (target, soft_target(mode, x)):
             loss, _ = check_loss(x, labels, **extra, **settings)
             check_loss(x, labels, mask=mask, **extra, **settings)
-            check_loss(x.float(), labels, **extra, **settings)
         kept = channels - (not extra.get("include_background", True))
         none = (kept,) if batch else (2, kept)
         assert loss.shape == (none if reduction == "none" else ())
@@ -263,7 +262,7 @@ def test_a_full_fp16_mask_is_finite():
 def test_derivatives_of_both_orders(mode, channels, from_logits):
     x, target = case((3, 4), mode, channels, from_logits)
     x = (x / 4 if from_logits else x).requires_grad_()
-    for settings in ({"batch": False}, {"batch": True}, *extras(mode, channels)):
+    for settings in ({}, {"batch": True, **extras(mode, channels)[-1]}):
         given = {"mode": mode, "from_logits": from_logits, "reduction": "none", **settings}
         loss = partial(dice_loss, target=target, **given)
         assert torch.autograd.gradcheck(loss, (x,))

@@ -9,7 +9,6 @@ from tests.support.cases import (
     DENSITY,
     F64,
     FORMULAS,
-    SMALL,
     case,
     every_formula,
     every_mode,
