@@ -49,7 +49,8 @@ def test_black_and_white_are_treated_alike(spatial, seed, hard):
     x = x.round() if hard else x
     assume((x != 0.5).all())
     same(*(density_map(q, mode="multilabel", **DENSITY.small) for q in (1 - x, x)))
-    weights = [outlier_weight(q, mode="multilabel", **SMALL) for q in (x, 1 - x)]
+    settings = {"mode": "multilabel", "levels": (0.5,), **SMALL}
+    weights = [outlier_weight(q, **settings) for q in (x, 1 - x)]
     assert torch.equal(*weights)
 
 
