@@ -1,4 +1,4 @@
-"""What a results file holds: versions and device, no name of the machine, no raw timings."""
+"""What a results file says of its device and versions: no name of the machine."""
 
 from typing import Any
 
@@ -11,25 +11,19 @@ import gliomaseg_layers
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
-    cpu = machine_info["cpu"]
+    cpu = machine_info["cpu"].get("brand_raw", "unknown CPU")
     machine_info.clear()
-    on_gpu = torch.cuda.is_available()
-    machine_info.update(
-        device=torch.cuda.get_device_name() if on_gpu else cpu.get("brand_raw", "unknown CPU"),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        gliomaseg_layers=gliomaseg_layers.__version__,
+    machine_info["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
+    machine_info["versions"] = (
+        f"gliomaseg_layers {gliomaseg_layers.__version__}, torch {torch.__version__}, one thread, "
+        f"{torch.backends.cpu.get_cpu_capability()}"
     )
 
 
-def pytest_benchmark_update_json(
-    config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]
-) -> None:
-    for key in ("commit_info", "datetime"):
-        kept = output_json.pop(key, None)
-        if key == "commit_info":
-            output_json["commit"] = (kept or {}).get("id")
-    for benchmark in output_json["benchmarks"]:
-        benchmark["stats"] = {
-            name: benchmark["stats"][name] for name in ("min", "median", "iqr", "rounds")
-        }
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    """Run everything with one thread, which neighbours on the machine disturb least."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -33,10 +33,3 @@ def paper_loss(
         mask = (gap_near <= 33.5) & chosen
         density = density + (near + 1) / (gap - gap_near + 1) * mask
     return (F.binary_cross_entropy_with_logits(logits, target, reduction="none") - density).mean()
-
-
-def box_sum_by_kornia(input: Tensor, window: int) -> Tensor:
-    """Undo the mean of kornia's separable blur."""
-    from kornia.filters import box_blur  # the others serve where it is not installed
-
-    return box_blur(input, window, "constant", separable=True) * window**2

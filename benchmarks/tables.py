@@ -1,57 +1,82 @@
-"""Write the tables of benchmarks/README.md from the results files beside it."""
+"""Write a device's table of results, and the tables of benchmarks/README.md.
 
+python -m benchmarks.tables                 # README.md from results/*.csv
+python -m benchmarks.tables epyc            # before that, results/epyc.csv from results/local.json
+
+A table of results/local.json takes the place of the one with its title; the others stay.
+"""
+
+import argparse
 import json
 from pathlib import Path
-from typing import Any
+
+import pandas as pd
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 MARK = "<!-- tables -->"
+COLUMNS = ["table", "row", "column", "over", "ratio", "low", "high", "least", "ms", "peak"]
+COLUMNS += ["device", "versions"]
 
 
-def table(results: dict[str, Any]) -> str:
-    machine = results["machine_info"]
-    lines = [
-        f"## {machine['device']}, {machine['threads']} threads",
-        "",
-        f"torch {machine['torch']}, gliomaseg_layers {machine['gliomaseg_layers']} "
-        f"at commit {str(results['commit'])[:9]}.",
+def measured() -> pd.DataFrame:
+    """Read what pytest-benchmark wrote: a row for every case."""
+    results = json.loads((RESULTS / "local.json").read_text())
+    rows = [
+        {"table": case["group"], "ms": 1e3 * case["stats"]["min"]}
+        | case["extra_info"]
+        | results["machine_info"]
+        for case in results["benchmarks"]
     ]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for case in results["benchmarks"]:
-        groups.setdefault(case["group"], []).append(case)
-    for group, rows in groups.items():
-        extra = sorted({name for row in rows for name in row["extra_info"]})
-        columns = ["case", "min, ms", "median, ms", "IQR, ms", "over first", *extra]
-        lines += ["", f"### {group}", "", f"| {' | '.join(columns)} |"]
-        lines += ["| --- |" + " ---: |" * (len(columns) - 1)]
-        for row in rows:
-            stats = row["stats"]
-            times = " | ".join(f"{stats[name] * 1e3:.2f}" for name in ("min", "median", "iqr"))
-            ratio = stats["median"] / rows[0]["stats"]["median"]
-            more = "".join(
-                f" {row['extra_info'][name]:.2f} |" if name in row["extra_info"] else " |"
-                for name in extra
-            )
-            lines.append(f"| {label(row, group)} | {times} | {ratio:.2f} |{more}")
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+def update(device: str) -> None:
+    path, new = RESULTS / f"{device}.csv", measured()
+    if path.exists():
+        old = pd.read_csv(path)
+        new = pd.concat([new, old[~old["table"].isin(new["table"])]])
+    new.to_csv(path, index=False, float_format="%.4g")
+
+
+def shown(number: float) -> str:
+    return "" if pd.isna(number) else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def table(title: str, rows: pd.DataFrame) -> str:
+    """Return a Markdown table: a ratio for each row and column, or all of the one column's."""
+    over, versions = rows[["over", "versions"]].iloc[0]
+    lines = [f"### {title}", "", f"{over[0].upper()}{over[1:]}. Of {versions}.", ""]
+    wide = rows["column"].nunique() > 1
+    if wide:
+        names = list(rows["column"].unique())
+    else:
+        names = ["ratio", "middle half", "of the least times", "least, ms"]
+        names += ["peak"] * bool(rows["peak"].notna().any())
+    lines += [f"| | {' | '.join(names)} |", "| --- |" + " ---: |" * len(names)]
+    for name, group in rows.groupby("row", sort=False):
+        if wide:
+            cells = group.set_index("column").reindex(names)["ratio"].map(shown).tolist()
+        else:
+            case = group.iloc[0]
+            half = "" if pd.isna(case["low"]) else f"{shown(case['low'])} to {shown(case['high'])}"
+            cells = [shown(case["ratio"]), half, shown(case["least"]), shown(case["ms"])]
+            cells += [shown(case["peak"])] * (len(names) - 4)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def label(case: dict[str, Any], group: str) -> str:
-    """Name a case by what its group does not say already."""
-    params = case["params"] or {"": case["name"]}
-    shown = [str(value) for value in params.values() if str(value) not in group]
-    return ", ".join(shown) or str(case["param"])
-
-
 def main() -> None:
-    readme = HERE / "README.md"
-    introduction = readme.read_text().split(MARK)[0]
-    results = [
-        json.loads(path.read_text())
-        for path in sorted(HERE.glob("results/*.json"))
-        if path.stem != "local"
-    ]
-    readme.write_text("\n\n".join([introduction + MARK, *map(table, results)]) + "\n")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("device", nargs="?", help="whose table results/local.json goes into")
+    if device := parser.parse_args().device:
+        update(device)
+    parts = [(HERE / "README.md").read_text().split(MARK)[0] + MARK]
+    for path in sorted(RESULTS.glob("*.csv")):
+        results = pd.read_csv(path)
+        parts.append(f"## {results['device'].iloc[0]}")
+        parts += [table(str(title), rows) for title, rows in results.groupby("table", sort=False)]
+    (HERE / "README.md").write_text("\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
-"""The loss, forward and backward, against the cross-entropy it contains and its rivals.
+"""The losses, forward and backward: their share of a training step, their rivals, their memory.
 
-On a GPU where there is one. What computes the same is checked against the definition first. The
-columns "over BCE" are of steps that alternate with those of the cross-entropy.
+On a GPU where there is one; one thread on a CPU. Ratios are of steps by turns in one process.
 """
 
-import subprocess
-import sys
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,195 +12,144 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.alternating import ratios
-from gliomaseg_layers import CompoundLoss, OutlierRegionLoss
-from gliomaseg_layers.functional import outlier_region_loss
-from gliomaseg_layers.functional._weighted_loss import definition
+from benchmarks.alternating import compare
+from benchmarks.rivals import box_sum_by_convolution, box_sum_by_pooling, paper_loss
+from gliomaseg_layers import CompoundLoss, DensityLoss, OutlierRegionLoss, UNet
+from gliomaseg_layers.functional import outlier_penalty
+from tests.support.peak_memory import peak_of_training_step
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Loss = Callable[[Tensor, Tensor], Tensor]
-SHAPES = {
-    "16x1x256x256": "binary",
-    "64x1x512x512": "binary",
-    "1x1x4096x4096": "binary",
-    "8x4x256x256": "multilabel",
-    "4x4x96x96x96": "multiclass",
+BCE: Loss = F.binary_cross_entropy_with_logits
+LOSSES: dict[str, Loss] = {
+    "OutlierRegionLoss(levels=(0.5,))": OutlierRegionLoss(levels=(0.5,)),
+    "OutlierRegionLoss()": OutlierRegionLoss(),
+    "CompoundLoss()": CompoundLoss().to(DEVICE),
+    "DensityLoss()": DensityLoss(),
+    "outlier_penalty": lambda z, y: outlier_penalty(z),
 }
-FORMULATIONS = ["balanced", "suppress", "penalty", "paper"]
-RIVALS = [
-    "paper by conv2d",
-    "paper by avg_pool2d",
-    "paper by kornia box_blur",
-    "BCE + DiceLoss (smp)",
-    "DiceCELoss (MONAI)",
-    "BCE + Dice + blob loss",
-]
+SHAPES = {
+    "1x1x256x256": "binary",
+    "1x1x2048x2048": "binary",
+    "64x1x512x512": "binary",
+    "8x4x256x256": "multilabel",
+    "8x4x256x256, multiclass": "multiclass",
+    "2x4x64x64x64, multiclass": "multiclass",
+}
+RIVALS = {
+    "BCE + Dice": "bce_dice",
+    "SCNP": "scnp_loss",
+    "boundary loss": "boundary",
+    "connected components": "component_flag",
+    "blob loss": "blob",
+    "Hausdorff loss": "hausdorff",
+}
 
 
-def by_definition(formulation: str, mode: str) -> Loss:
-    settings = OutlierRegionLoss(mode=mode, formulation=formulation).term_arguments()
-    given: dict[str, Any] = {"mask": None, "weights": (1.0, 0.0, 1.0), "dice_smooth": None}
-    return lambda z, y: definition(z, y, **given, reduction="mean", settings=settings)[0]
-
-
-@cache
-def build(name: str, mode: str = "binary") -> Loss:
-    if name.endswith(", compiled"):
-        return torch.compile(build(name.removesuffix(", compiled"), mode), fullgraph=True)
-    if name.endswith(", definition"):
-        return by_definition(name.removesuffix(", definition"), mode)
-    if name in FORMULATIONS:
-        return partial(outlier_region_loss, mode=mode, formulation=name)
-    bce = F.binary_cross_entropy_with_logits
-    if name == "cross-entropy (torch)":
-        return F.cross_entropy if mode == "multiclass" else bce
-    if name == "CompoundLoss":
-        return CompoundLoss(mode=mode).to(DEVICE)
-    if name == "BCE + DiceLoss (smp)":
-        smp_dice = pytest.importorskip("segmentation_models_pytorch").losses.DiceLoss(mode)
-        return lambda z, y: bce(z, y) + smp_dice(z, y)
-    if name == "DiceCELoss (MONAI)":
-        monai_loss: Loss = pytest.importorskip("monai.losses.dice").DiceCELoss(sigmoid=True)
-        return monai_loss
-    if name == "BCE + Dice + blob loss":
-        blob: Loss = pytest.importorskip("methods").blob
-        return blob
-    rivals = pytest.importorskip("rivals")
-    how = {"conv2d": "convolution", "avg_pool2d": "pooling", "kornia box_blur": "kornia"}
-    box_sum = getattr(rivals, f"box_sum_by_{how[name.removeprefix('paper by ')]}")
-    return partial(rivals.paper_loss, box_sum=box_sum)
-
-
-def batch(shape: str = "16x1x256x256") -> tuple[Tensor, Tensor]:
-    """Return confident logits with islands, and a target, as late in training."""
-    batch, channels, *spatial = map(int, shape.split("x"))
+def batch(shape: str = "16x1x256x256", mode: str = "binary") -> tuple[Tensor, Tensor]:
+    """Return logits with islands, as late in training, and a target of one region an image."""
+    batch, channels, *spatial = map(int, shape.split(",")[0].split("x"))
     generator = torch.Generator().manual_seed(23)
     coarse = torch.randn(batch, channels, *(n // 8 for n in spatial), generator=generator)
-    mode = "bilinear" if len(spatial) == 2 else "trilinear"
-    logits = 6 * F.interpolate(coarse, size=spatial, mode=mode) - 4
-    target = logits.argmax(1) if SHAPES.get(shape) == "multiclass" else (logits > 1).float()
+    how = "bilinear" if len(spatial) == 2 else "trilinear"
+    logits = 6 * F.interpolate(coarse, size=spatial, mode=how) - 4
+    axes = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in spatial), indexing="ij")
+    region = sum(axis**2 for axis in axes) < 0.1
+    target = region.expand(batch, *spatial).long()
+    if mode != "multiclass":
+        target = target.unsqueeze(1).expand(logits.shape).float()
     return logits.to(DEVICE).requires_grad_(), target.to(DEVICE)
 
 
-def stepper(loss: Loss, logits: Tensor, target: Tensor, part: str = "both") -> Callable[[], None]:
+def stepper(loss: Loss, logits: Tensor, target: Tensor) -> Callable[[], None]:
     def step() -> None:
         logits.grad = None
-        value = loss(logits, target)
-        if part == "both":
-            value.backward()
+        loss(logits, target).backward()
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
 
     return step
 
 
-def measure(benchmark: Any, name: str, shape: str, part: str = "both") -> None:
-    mode = SHAPES.get(shape, "binary")
-    logits, target = batch(shape)
-    loss, plain = build(name, mode), build("cross-entropy (torch)", mode)
-    if name.startswith("paper by") or name in FORMULATIONS:
-        check_against(by_definition(name.split()[0], mode), loss, shape)
-    step, rival = stepper(loss, logits, target, part), stepper(plain, logits, target, part)
-    step()
-    if benchmark.enabled:
-        benchmark.extra_info |= ratios(step, rival, "BCE")
-    if DEVICE.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        held = torch.cuda.max_memory_allocated() - before - logits.nbytes  # the gradient
-        benchmark.extra_info["peak over input"] = held / logits.nbytes
-    benchmark.group = f"loss, {'forward' if part == 'forward' else 'forward and backward'}, {shape}"
-    benchmark(step)
+def measure(benchmark: Any, loss: Loss, rival: Loss, over: str, *given: Tensor) -> None:
+    step = stepper(loss, *given)
+    compare(benchmark, step, stepper(rival, *given), over)
+    benchmark.pedantic(step, rounds=3)
 
 
-@pytest.mark.parametrize("name", ["cross-entropy (torch)", *FORMULATIONS, "CompoundLoss"])
+@pytest.mark.parametrize("name", ["BCE", *LOSSES])
+def test_share_of_a_training_step(benchmark: Any, name: str) -> None:
+    torch.manual_seed(0)
+    network, loss = UNet.mini().to(DEVICE), BCE if name == "BCE" else LOSSES[name]
+    optimizer = torch.optim.Adam(network.parameters())
+    images = torch.rand(2, 3, 256, 256, device=DEVICE)
+    _, target = batch("2x1x256x256")
+
+    def training_step() -> None:
+        optimizer.zero_grad()
+        loss(network(images), target).backward()
+        optimizer.step()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    step = stepper(loss, network(images).detach().requires_grad_(), target)
+    benchmark.group = "The loss in a training step of UNet.mini, 2x3x256x256"
+    benchmark.extra_info["row"] = name
+    compare(benchmark, step, training_step, "the whole step")
+    benchmark.pedantic(step, rounds=3)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss(benchmark: Any, name: str, compiled: bool) -> None:
+    logits, target = batch()
+    benchmark.group = "The losses, forward and backward, 16x1x256x256"
+    benchmark.extra_info["row"] = name + ", compiled" * compiled
+    loss = torch.compile(LOSSES[name], fullgraph=True) if compiled else LOSSES[name]
+    if not compiled:
+        peak = peak_of_training_step(lambda z: loss(z, target), [logits], torch.ones(()))
+        benchmark.extra_info["peak"] = peak / logits.nbytes
+    measure(benchmark, loss, BCE, "`F.binary_cross_entropy_with_logits`", logits, target)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shape(benchmark: Any, shape: str, name: str) -> None:
-    measure(benchmark, name, shape)
+def test_shape(benchmark: Any, shape: str) -> None:
+    mode = SHAPES[shape]
+    benchmark.group = "OutlierRegionLoss() of other shapes"
+    benchmark.extra_info["row"] = shape
+    plain = F.cross_entropy if mode == "multiclass" else BCE
+    given = batch(shape, mode)
+    measure(benchmark, OutlierRegionLoss(mode), plain, "torch's cross-entropy", *given)
 
 
-@pytest.mark.parametrize("name", ["cross-entropy (torch)", *FORMULATIONS, "CompoundLoss"])
-def test_forward(benchmark: Any, name: str) -> None:
-    measure(benchmark, name, "16x1x256x256", "forward")
-
-
-@pytest.mark.parametrize("after", ["definition", "definition, compiled"])
-@pytest.mark.parametrize("name", FORMULATIONS)
-def test_definition(benchmark: Any, name: str, after: str) -> None:
-    measure(benchmark, f"{name}, {after}", "16x1x256x256")
+@pytest.mark.parametrize("window", [7, 31, 63])
+def test_window(benchmark: Any, window: int) -> None:
+    benchmark.group = "OutlierRegionLoss() with other windows, 16x1x256x256"
+    benchmark.extra_info["row"] = f"window={window}"
+    loss = OutlierRegionLoss(window=window)
+    measure(benchmark, loss, OutlierRegionLoss(), "window=21", *batch())
 
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_rival(benchmark: Any, name: str) -> None:
-    measure(benchmark, name, "16x1x256x256")
+    methods = pytest.importorskip("benchmarks.evidence.methods")
+    rival = getattr(methods, RIVALS[name])
+    if rival is methods.component_flag:
+        rival = methods.flagged(0.5, methods.LEVELS, rival)
+    benchmark.group = "What others add to BCE + Dice, forward and backward, 16x1x256x256"
+    benchmark.extra_info["row"] = name
+    measure(benchmark, rival, LOSSES["CompoundLoss()"], "CompoundLoss()", *batch())
 
 
-@pytest.mark.parametrize("window", [(7, 21), (15, 31), (31, 63)], ids=str)
-@pytest.mark.parametrize("name", FORMULATIONS)
-def test_window(benchmark: Any, name: str, window: tuple[int, int]) -> None:
-    inner, outer = window
-    loss = partial(outlier_region_loss, formulation=name, inner=inner, outer=outer)
-    benchmark.group = "loss, forward and backward, 16x1x256x256, against the windows"
-    benchmark(stepper(loss, *batch()))
-
-
-@pytest.mark.parametrize("side", [256, 512, 1024, 2048, 4096])
-@pytest.mark.parametrize("name", ["cross-entropy (torch)", *FORMULATIONS])
-def test_image_size(benchmark: Any, name: str, side: int) -> None:
-    benchmark.group = "loss, forward and backward, one image, against its side"
-    benchmark(stepper(build(name), *batch(f"1x1x{side}x{side}")))
-    if benchmark.enabled:
-        benchmark.extra_info["ns per pixel"] = benchmark.stats["median"] / side**2 * 1e9
-
-
-@pytest.mark.parametrize("module", ["torch", "gliomaseg_layers"])
-def test_import(benchmark: Any, module: str) -> None:
-    benchmark.group = "import, in a process of its own"
-    command = [sys.executable, "-c", f"import {module}"]
-    benchmark.pedantic(subprocess.run, (command,), {"check": True}, rounds=5)
-
-
-@pytest.mark.skipif(DEVICE.type == "cpu", reason="graphs and bandwidth are a GPU's")
-@pytest.mark.parametrize("name", ["cross-entropy (torch)", *FORMULATIONS, "CompoundLoss"])
-@pytest.mark.parametrize("shape", ["16x1x256x256", "64x1x512x512"])
-def test_gpu(benchmark: Any, shape: str, name: str) -> None:
-    """Replay a CUDA graph; and the bandwidth over 12 bytes a pixel against a copy's."""
-    from triton.testing import do_bench
-
-    logits, target = batch(shape)
-    step = stepper(build(name), logits, target)
-    graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            logits.grad = None
-            build(name)(logits, target).backward()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
-        logits.grad = None
-        build(name)(logits, target).backward()
-    copy, source = torch.empty(2**28, device=DEVICE), torch.empty(2**28, device=DEVICE)
-    copied = do_bench(lambda: copy.copy_(source), return_mode="median")
-    replayed = do_bench(graph.replay, return_mode="median")
-    bandwidth = 12 * logits.numel() / replayed / (2 * source.nbytes / copied)
-    benchmark.extra_info["of a copy's bandwidth"] = bandwidth
-    benchmark.extra_info["eager, ms"] = do_bench(step, return_mode="median")
-    benchmark.group = f"loss, forward and backward, a CUDA graph, {shape}"
-
-    def replay() -> None:
-        graph.replay()
-        torch.cuda.synchronize()
-
-    benchmark(replay)
-
-
-def check_against(ours: Loss, rival: Loss, shape: str) -> None:
-    """Check on two images that both are the same loss, in value and gradient."""
-    results = []
-    for loss in (ours, rival):
-        logits, target = batch(shape)
-        logits = logits[:2].detach().requires_grad_()
-        value = loss(logits, target[:2])
-        results.append((value, *torch.autograd.grad(value, logits)))
-    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-8)
+@pytest.mark.parametrize("way", [box_sum_by_convolution, box_sum_by_pooling])
+def test_translation_of_the_paper(benchmark: Any, way: Callable[..., Tensor]) -> None:
+    loss, rival = DensityLoss(), partial(paper_loss, box_sum=way)
+    values = []
+    for function in (loss, rival):
+        logits, target = batch("2x1x256x256")
+        value = function(logits, target)
+        values.append((value, *torch.autograd.grad(value, logits)))
+    torch.testing.assert_close(*values, rtol=1e-3, atol=1e-8)
+    benchmark.group = "Equation 12 translated directly, forward and backward, 16x1x256x256"
+    benchmark.extra_info["row"] = way.__name__.removeprefix("box_sum_")
+    measure(benchmark, rival, loss, "DensityLoss()", *batch())

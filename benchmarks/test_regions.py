@@ -1,6 +1,7 @@
 """Connected components by three libraries, and small islands removed by three means."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cc3d
@@ -11,6 +12,7 @@ from scipy import ndimage
 from skimage.measure import label
 from skimage.morphology import remove_small_objects
 
+from benchmarks.alternating import compare
 from gliomaseg_layers.functional import remove_outlier_regions
 
 LABELLING: dict[str, Callable[[Any], Any]] = {
@@ -39,22 +41,26 @@ def blobs(*shape: int, spread: float = 4.0) -> Any:
     return noise > np.quantile(noise, 0.9)
 
 
-@pytest.mark.parametrize(
-    "shape", [(256, 256), (155, 240, 240)], ids=lambda s: "x".join(map(str, s))
-)
+@pytest.mark.parametrize("shape", [(256, 256), (155, 240, 240)], ids=["image", "volume"])
 @pytest.mark.parametrize("library", LABELLING)
-def test_label(benchmark, library: str, shape: tuple[int, ...]) -> None:
+def test_label(benchmark: Any, library: str, shape: tuple[int, ...]) -> None:
     mask = blobs(*shape)
     counts = {name: find(mask).max() for name, find in LABELLING.items()}
     assert len(set(counts.values())) == 1, counts
-    benchmark.group = f"connected components, {'x'.join(map(str, shape))}"
-    benchmark(LABELLING[library], mask)
+    benchmark.group = "Connected components"
+    benchmark.extra_info |= {"row": "x".join(map(str, shape)), "column": library}
+    step, ours = (partial(LABELLING[name], mask) for name in (library, next(iter(LABELLING))))
+    compare(benchmark, step, ours, next(iter(LABELLING)))
+    benchmark.pedantic(step)
 
 
 @pytest.mark.parametrize("method", REMOVAL)
-def test_remove_small_islands(benchmark, method: str) -> None:
+def test_remove_small_islands(benchmark: Any, method: str) -> None:
     masks = np.stack([blobs(256, 256, spread=2.0)] * 16)
     by_components = [REMOVAL[name](masks) for name in list(REMOVAL)[1:]]
     assert np.array_equal(*by_components)
-    benchmark.group = "small islands removed, 16x256x256"
-    benchmark(REMOVAL[method], masks)
+    benchmark.group = "Small islands removed, 16x256x256"
+    benchmark.extra_info["row"] = method
+    step, ours = (partial(REMOVAL[name], masks) for name in (method, next(iter(REMOVAL))))
+    compare(benchmark, step, ours, next(iter(REMOVAL)))
+    benchmark.pedantic(step)

@@ -1,7 +1,6 @@
-"""Draw every picture of the guides from synthetic images and the published benchmarks."""
+"""Draw every picture of the guides from synthetic images."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,6 @@ STYLE: Any = {
     "axes.spines.right": False,
     "savefig.transparent": True,
 }
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-
-
-def published() -> list[dict[str, Any]]:
-    """Return what was timed on the machine that the guides speak of."""
-    files = sorted(RESULTS.glob("epyc*.json"))
-    return [case for file in files for case in json.loads(file.read_text())["benchmarks"]]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -137,58 +129,6 @@ def draw_descent(path: Path) -> None:
     plt.close(figure)
 
 
-def draw_times(folder: Path) -> None:
-    """Draw the published times of the loss, the fusion and the box sum."""
-    cases = published()
-    groups = {
-        "loss": "loss, forward and backward, 16x1x256x256",
-        "fusion": "fusion, then a 3x3 conv, forward and backward, 2x128x128x128",
-    }
-    for name, group in groups.items():
-        rows = [case for case in cases if case["group"] == group]
-        labels = [
-            ", ".join(str(value) for value in case["params"].values() if str(value) not in group)
-            for case in rows
-        ]
-        times = [case["stats"]["min"] * 1e3 for case in rows]
-        figure, axis = plt.subplots(figsize=(7, 0.35 * len(rows) + 0.8), layout="constrained")
-        bars = axis.barh(labels, times, color="#7986cb")
-        axis.bar_label(bars, fmt="%.1f", padding=3)
-        axis.invert_yaxis()
-        if max(times) > 100 * min(times):
-            axis.set_xscale("log")
-            axis.margins(x=0.1)
-        axis.set_xlabel("minimum, ms")
-        save(figure, folder / f"time_{name}.svg")
-
-
-def draw_costs(path: Path) -> None:
-    """Draw what the loss costs against the windows, and a pixel of it against the image's side."""
-    cases = published()
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    colours: dict[str, str] = {}
-    for axis, parameter, what in zip(
-        axes, ("window", "side"), ("windows", "its side"), strict=True
-    ):
-        lines: dict[str, tuple[list[str], list[float]]] = {}
-        for case in cases:
-            if not case["group"].startswith("loss") or not case["group"].endswith(what):
-                continue
-            at = case["params"][parameter]
-            pixels = at**2 * 1e-6 if parameter == "side" else 1.0
-            places, times = lines.setdefault(case["params"]["name"], ([], []))
-            places.append("/".join(map(str, at)) if parameter == "window" else str(at))
-            times.append(case["stats"]["min"] * 1e3 / pixels)
-        for name, (places, times) in lines.items():
-            colours.setdefault(name, f"C{len(colours)}")
-            axis.plot(places, times, "o-", label=name, color=colours[name])
-        axis.set_ylim(bottom=0)
-    axes[0].set(xlabel="inner / outer window, pixels", ylabel="16 x 256 x 256: minimum, ms")
-    axes[1].set(xlabel="side of one image, pixels", ylabel="minimum, ns per pixel")
-    axes[1].legend(fontsize=8)
-    save(figure, path)
-
-
 def draw_weight_ramp(path: Path) -> None:
     """Draw the three shapes of WeightRamp as it steps."""
     from gliomaseg_layers import CompoundLoss, WeightRamp
@@ -218,8 +158,6 @@ def main(arguments: list[str] | None = None) -> None:
         draw_squares(folder / "squares.svg")
         draw_descent(folder / "descent.gif")
         draw_weight_ramp(folder / "weight_ramp.svg")
-        draw_times(folder)
-        draw_costs(folder / "cost.svg")
         diagrams.draw_all(folder)
     network_drawings.draw_all(folder)
     draw_noise_test(folder / "noise_test.png")  # README has a copy
