@@ -1,5 +1,5 @@
-# Every target sets up .venv itself where it is missing or older than the files it is made from.
-# DATA=path takes a real kaggle_3m folder: make demo DATA=..., make test DATA=...
+# Every target sets up its environment itself where that is missing or older than the files it is
+# made from. DATA=path takes a real kaggle_3m folder: make demo DATA=..., make test-all DATA=...
 
 PYTHON ?= python3
 DATA ?=
@@ -7,11 +7,10 @@ FUZZ ?= 100000
 BENCH ?= --benchmark-json=benchmarks/results/local.json
 BIN := .venv/bin
 READY := .venv/.ready
-TORCH_CORE := 2.13.0
-CORE := .venv-core/$(TORCH_CORE)
-CORE_READY := $(CORE)/.ready
-# Triton's language has no docstrings to run, and is not everywhere.
-NO_KERNELS := --ignore-glob='*_kernels.py' --ignore-glob='*_triton.py'
+# Of the two light environments; the full one has the release that torchvision is built for.
+TORCH := 2.13.0
+CORE := .venv-core
+DEMO := .venv-demo
 SITE := site/.built
 DRAWN := docs/generated/figures/.drawn
 EXPORTED := docs/generated/models/presets.json
@@ -27,27 +26,27 @@ EVIDENCE := $(BIN)/python -m benchmarks.evidence
 SOURCES := $(shell find src examples docs CHANGELOG.md mkdocs.yml -type f -not -path '*/__pycache__/*' \
 	-not -path 'docs/generated/*' -not -path 'docs/benchmarks/*' -not -path '*/_build/*')
 
-.PHONY: help demo test test-core coverage mutants check format docs docs-serve bench evidence fuzz numbers memory kills audit packages release clean
+.PHONY: help demo test test-all coverage mutants check format docs docs-serve bench evidence fuzz numbers memory kills audit packages release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY) ## train on LGG slices (DATA=path to kaggle_3m, else a generated stand-in) and write runs/<name>/
-	$(BIN)/python -m examples.lgg $(if $(DATA),--data "$(DATA)")
+demo: $(DEMO)/.ready ## train with and without the outlier term (DATA=path to kaggle_3m, else generated slices); writes runs/<name>/
+	$(DEMO)/bin/python -m examples.lgg $(if $(DATA),--data "$(DATA)")
 
-# Without npm there is no site to test; the run's header says what is skipped for want of it.
-test: $(READY) $(if $(shell command -v npm),$(SITE)) ## run the whole test suite (DATA=path to kaggle_3m: on real slices too)
+test: $(CORE)/.ready ## run the library's tests with torch (TORCH=version), numpy and the extra `test` alone
+	$(CORE)/bin/python -m pytest
+
+# Without npm there is no site to test; the run's header says what is left out for want of it.
+test-all: $(READY) $(if $(shell command -v npm),$(SITE)) ## run every test: kernels, metrics, guides, examples, peers (DATA=path to kaggle_3m: on real slices too)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
-	$(if $(DATA),LGG_DATA="$$(realpath "$(DATA)")") $(BIN)/python -m pytest --markdown-docs --markdown-docs-syntax=superfences README.md docs/*.md src tests --ignore=tests/kernels $(NO_KERNELS)
-
-test-core: $(CORE_READY) ## run the core's tests with torch (TORCH_CORE=version), numpy and the extra `test` alone
-	$(CORE)/bin/python -m pytest $(NO_KERNELS) --ignore=tests/kernels --ignore=src/gliomaseg_layers/metrics --ignore=src/gliomaseg_layers/networks/attribute_deeplab.py --ignore=tests/metrics --ignore=tests/networks/test_attribute_deeplab.py --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/peers --ignore=tests/docs --ignore=tests/packaging
+	$(if $(DATA),LGG_DATA="$$(realpath "$(DATA)")") $(BIN)/python -m pytest --markdown-docs --markdown-docs-syntax=superfences README.md docs/*.md src tests
 
 # What runs examples, guides and the site as they are is not asked to reach lines of the library.
 coverage: $(READY) ## measure which lines and branches of src/ the tests reach; fails under 100 %
 	$(COVERAGE) erase
 	TRITON_INTERPRET=1 $(COVERAGE) run -m pytest tests/kernels
-	$(COVERAGE) run -m pytest $(NO_KERNELS) --ignore=tests/kernels --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/docs
+	$(COVERAGE) run -m pytest --ignore=tests/examples --ignore=tests/benchmarks --ignore=tests/docs
 	$(COVERAGE) combine
 	$(BIN)/python -m reliability.interpreted_exits
 	$(COVERAGE) report --fail-under=100
@@ -86,9 +85,9 @@ audit: $(READY) ## look for known vulnerabilities of the pinned dependencies; as
 packages: $(READY) ## build sdist and wheel twice, and try the wheel with Python 3.11 to 3.13 and torch old and new; gigabytes
 	$(BIN)/python -m reliability.packages
 
-release: $(READY) ## refuse what must not be released; check, test, docs; build into dist/, upload nothing
+release: $(READY) ## refuse what must not be released; check, docs, tests; build into dist/, upload nothing
 	$(BIN)/python -m reliability.release --check
-	$(MAKE) check test docs
+	$(MAKE) check docs test test-all
 	$(BIN)/python -m reliability.release
 
 fuzz: $(READY) ## draw calls until FUZZ examples in all (100000) have passed; resumes where it stopped
@@ -104,7 +103,7 @@ mutants: $(READY) ## change the library one operator at a time, and see whether 
 	$(BIN)/python -m reliability.mutants
 
 clean: ## remove environments, caches, runs and the site
-	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.* .mutants runs dist
+	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .venv-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.* .mutants runs dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Held until the environment is whole: an interrupted install is begun anew.
@@ -113,12 +112,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# The CPU build of torch where one can be found, and none of the peers; the pins of the rest hold,
-# but for what torch pins itself.
-$(CORE_READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv --clear $(CORE)
-	grep -vE '^(sympy|torch|torchvision|triton|(nvidia|cuda)-.*)==' constraints.txt > $(CORE)/constraints.txt
-	$(CORE)/bin/python -m pip install --quiet --constraint $(CORE)/constraints.txt torch==$(TORCH_CORE) --editable '.[test]'
+# One extra each, and the CPU build of torch where one can be found. The pins of the rest hold, but
+# for what torch pins itself.
+$(CORE)/.ready: EXTRA := test
+$(DEMO)/.ready: EXTRA := demo
+$(CORE)/.ready $(DEMO)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(@D)
+	grep -vE '^(sympy|torch|torchvision|triton|(nvidia|cuda)-.*)==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --constraint $(@D)/constraints.txt torch==$(TORCH) --editable '.[$(EXTRA)]'
 	touch $@
 
 $(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(COPIED) $(SOURCES)

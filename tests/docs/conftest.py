@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SITE, browser
+from tests.support.site import SITE, browser
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

@@ -11,7 +11,7 @@ from docs.playground import export_models
 from examples.noise_image import descend, noise_test
 from gliomaseg_layers import DensityLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import density_map, outlier_penalty, outlier_weight
-from tests.conftest import SITE
+from tests.support.site import SITE
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import gliomaseg_layers
-from tests.conftest import SITE
+from tests.support.site import SITE
 
 ROOT = SITE.parent
 needs_site = pytest.mark.skipif(not (SITE / "api").exists(), reason="no site: run `make docs`")
@@ -104,8 +104,8 @@ def test_the_guides_state_the_version_and_the_citation_is_the_cff_files() -> Non
     version = gliomaseg_layers.__version__
     cff = dict(re.findall(r"^([a-z-]+): (.+)$", (ROOT / "CITATION.cff").read_text(), re.M))
     author = re.search(r"^authors:\n  - name: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)
-    front = (ROOT / "docs" / "index.md").read_text()
-    fields = dict(re.findall(r"^  (\w+) = \{+(.+?)\}+,?$", front, re.M))
+    page = (ROOT / "docs" / "index.md").read_text()
+    fields = dict(re.findall(r"^  (\w+) = \{+(.+?)\}+,?$", page, re.M))
     assert author is not None
     assert fields == {
         "title": cff["title"],
@@ -114,5 +114,5 @@ def test_the_guides_state_the_version_and_the_citation_is_the_cff_files() -> Non
         "date": cff["date-released"],
         "license": cff["license"],
     }
-    assert f"documentation of version {version}" in front
+    assert f"documentation of version {version}" in page
     assert f"gliomaseg_layers {version}" in (ROOT / "mkdocs.yml").read_text()
