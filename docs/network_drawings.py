@@ -1,7 +1,7 @@
 """Draw every network from itself, an SVG of each.
 
-A network runs once, and every tensor remembers which blocks it comes from. Rows are grids, from the
-image's own down; columns follow the order of the blocks.
+A network runs once, and every tensor remembers which blocks it comes from. Rows are grids, the
+image's on top; columns follow the order of the blocks.
 """
 
 from collections import Counter
