@@ -42,11 +42,8 @@ def check_values(
                 "`input` must hold logits with from_logits=True, got values between 0 and 1 that "
                 "add up to 1; are they probabilities?"
             )
-        if not (from_logits or are_probs):
-            raise ValueError(
-                "`input` must hold probabilities that add up to 1 over the classes, "
-                f"got sums from {sums.min().item():g} to {sums.max().item():g}"
-            )
+        if not from_logits:
+            _check_sums("input", "hold probabilities that ", sums)
     if scores.multiclass and not labels.is_floating_point():
         _check_classes(target, labels, inside[:, 0], input.shape[1])
     else:
@@ -77,5 +74,14 @@ def _check_parts(labels: Tensor, inside: Tensor, multiclass: bool) -> None:
             f"`target` must lie between 0 and 1, got values from {least:g} to {largest:g}; "
             "of a mask of 0 and 255 write `mask > 0`"
         )
-    if multiclass and not (labels.sum(1)[inside[:, 0]] - 1).abs().max().item() <= TOLERANCE:
-        raise ValueError("`target` must add up to 1 over the classes, got other sums")
+    if multiclass:
+        _check_sums("target", "", labels.sum(1)[inside[:, 0]])
+
+
+def _check_sums(name: str, probabilities: str, sums: Tensor) -> None:
+    least, largest = sums.min().item(), sums.max().item()
+    if least < 1 - TOLERANCE or largest > 1 + TOLERANCE:
+        raise ValueError(
+            f"`{name}` must {probabilities}add up to 1 over the classes, "
+            f"got sums from {least:g} to {largest:g}"
+        )
