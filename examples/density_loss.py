@@ -27,7 +27,7 @@ def extra_term(logits: Tensor, target: Tensor, loss: str) -> Tensor:
     """Return what a loss adds to the cross-entropy of every pixel: -D, k w CE, or the penalty."""
     if loss == "outlier_penalty":
         return outlier_penalty(logits, reduction="none")
-    function = {"density_loss": density_loss, "outlier_region_loss": outlier_region_loss}[loss]
+    function = density_loss if loss == "density_loss" else outlier_region_loss
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return function(logits, target, reduction="none") - cross_entropy
 

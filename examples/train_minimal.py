@@ -1,6 +1,6 @@
-"""Train a small network with the loss, in plain torch, on slices that are generated here.
+"""Train a small network on generated slices, in plain torch: copy it, and put in your own data.
 
-Needs torch and gliomaseg_layers alone, and well under a minute:
+It needs torch and gliomaseg_layers alone, and less than a minute:
 
     python examples/train_minimal.py
 """
@@ -25,11 +25,11 @@ images, masks = make_slices(128)
 network = UNet(in_channels=1, classes=1, widths=(8, 16, 32))
 optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
 criterion = CompoundLoss()  # cross-entropy + Dice + outlier term, of logits and 0/1 masks
-criterion.check_values(network(images[:16]), masks[:16])  # once: no NaN, no mask of 0 and 255
+criterion.check_values(network(images[:16]), masks[:16])  # once: finds NaN, masks of 0 and 255
 
 for epoch in range(1, 11):
     losses = []
-    for batch in torch.randperm(len(images)).split(16):
+    for batch in torch.split(torch.randperm(len(images)), 16):
         loss = criterion(network(images[batch]), masks[batch])
         optimizer.zero_grad()
         loss.backward()
@@ -38,7 +38,7 @@ for epoch in range(1, 11):
     print(f"epoch {epoch:2d}: loss {sum(losses) / len(losses):.3f}")
 
 network.eval()
-images, masks = make_slices(64)  # that it has not seen
+images, masks = make_slices(64)  # new ones
 with torch.no_grad():
     found = network(images) > 0  # logits above 0 are probabilities above a half
 dice = 2 * (found & masks).sum() / (found.sum() + masks.sum())

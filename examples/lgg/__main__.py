@@ -72,8 +72,12 @@ class Segmenter(L.LightningModule):
         images, masks = batch
         return self.network(images).sigmoid().squeeze(1).cpu(), masks.squeeze(1).int().cpu()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        # Down to 0, so that batch norm's running statistics are those of the final weights.
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
 class Record(L.Callback):
@@ -206,14 +210,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", type=Path, help="kaggle_3m folder; without it a stand-in is generated")
+    add("--data", type=Path, help="kaggle_3m folder; without it slices are generated")
     add("--window", type=int, default=21, help="of the outlier term, in pixels, odd")
     add("--strength", type=float, default=1000.0, help="largest weight of a pixel in an island")
     add("--share", type=float, default=0.1, help="of an image that its islands weigh at most")
-    add("--warm-epochs", type=int, help="epochs of the warm start; 14 on the stand-in, else 8")
-    add("--epochs", type=int, help="further epochs of each variant; 6 on the stand-in, else 3")
-    add("--batch-size", type=int, default=16, help="slices a step")
-    add("--learning-rate", type=float, default=2e-3, help="of Adam")
+    add("--warm-epochs", type=int, help="epochs of the warm start; 14 on generated slices, else 5")
+    add("--epochs", type=int, help="further epochs with each loss; 8 on generated slices, else 3")
+    add("--batch-size", type=int, default=8, help="slices a step")
+    add("--learning-rate", type=float, default=5e-3, help="of Adam, falling to 0 in each training")
     add("--size", type=int, help="side that slices are resized to, in pixels; their own if unset")
     add("--patients", type=int, help="use only so many patients, for a quick look")
     add("--held-out", type=float, default=0.3, help="part of the patients held out for the report")
@@ -231,10 +235,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.resume and options.name is None:
         parser.error("--resume needs --name")
-    for name in ("warm_epochs", "epochs"):
+    for name, generated, real in (("warm_epochs", 14, 5), ("epochs", 8, 3)):
         if getattr(options, name) is None:
-            default = {"warm_epochs": (14, 8), "epochs": (6, 3)}[name]
-            setattr(options, name, default[options.data is not None])
+            setattr(options, name, real if options.data else generated)
     for name in ("warm_epochs", "epochs", "batch_size", "size", "patients"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
@@ -245,7 +248,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if not 0 < options.held_out < 1:
         parser.error("--held-out must lie between 0 and 1")
     if options.name is None:
-        source = "kaggle_3m" if options.data else "stand-in"
+        source = "kaggle_3m" if options.data else "generated"
         options.name = f"{source}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
         variants(options)

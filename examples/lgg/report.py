@@ -1,4 +1,4 @@
-"""Write report.md and its pictures: what each variant of the loss left on the held-out slices."""
+"""Write report.md and its pictures: what each loss left on the held-out slices."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,15 +17,13 @@ from examples.lgg.data import Slice, patient_key, read_image
 from examples.lgg.evaluation import slice_dice
 
 HEADINGS = {
-    "dice_all": "Dice, all slices",
-    "dice_tumour": "Dice, tumour slices",
-    "dice_pooled": "Dice, pooled",
-    "iou_pooled": "IoU, pooled",
-    "regions": "regions",
-    "spurious": "spurious",
-    "noise": "noise",
+    "spurious": "spurious regions",
+    "noise": "of them noise",
     "holes": "holes",
-    "missed": "missed",
+    "missed": "missed regions",
+    "dice_tumour": "Dice, slices with tumour",
+    "dice_all": "Dice, all slices",
+    "dice_pooled": "Dice, pooled",
 }
 SHOWN_SLICES = 4
 TRUTH, PREDICTION = "red", "lime"
@@ -52,31 +50,32 @@ def write_report(
     _draw_curves(output / "curves.png", history)
 
     table = scores.rename(columns=HEADINGS)
-    decimals = {name: 3 if "Dice" in name or "IoU" in name else 1 for name in table.columns}
-    text = f"""# What the outlier-region loss did
+    decimals = {name: 3 if "Dice" in name else 1 for name in table.columns}
+    text = f"""# What the outlier term did
 
-{"The LGG Segmentation Dataset" if options.data else "A generated stand-in for the LGG data"}, \
+{"The LGG Segmentation Dataset" if options.data else "Generated slices, no patient's data"}, \
 {size[1]} x {size[0]} px; {len(masks)} held-out slices of \
 {len({piece.patient for piece in held_out})} patients, {int(masks.flatten(1).any(1).sum())} with \
-tumour. {options.warm_epochs} epochs of warm start with BCE + Dice, then {options.epochs} epochs \
-of each variant on the same batches; seed {options.seed}.
+tumour. {options.warm_epochs} epochs of warm start with BCE + Dice; from there {options.epochs} \
+more with each loss, on the same batches; seed {options.seed}.
 
 {markdown_table(table, decimals)}
 
-Counts are per 100 slices. *Regions* are predicted (8-connected, probability above 0.5); \
-*spurious* ones touch no true pixel; *noise* is spurious and at most 49 px; *holes* lie inside \
-predicted regions; *missed* are true regions that no predicted pixel touches. Dice is 1 where \
-prediction and truth are both empty.
+Counts are per 100 slices, of regions where the probability is above 0.5, connected by edges or \
+corners. *Spurious* regions touch no true pixel, and are *noise* if they have at most 49 px; \
+*holes* are background that a predicted region encloses; *missed* regions are true and touch no \
+predicted pixel. Dice is 1 where prediction and truth are both empty; *pooled*, it is of the \
+pixels of all slices together.
 
 One split and one seed: this table cannot tell an effect of the loss from the luck of the seed.
 
 ## Pictures
 
-The loss itself, on the noise test of the paper's figure 9:
+What the losses make of noise, on the test image of the paper's figure 9:
 
 ![Noise test](noise_test.png)
 
-Slices where the variants differ most (red: truth, green: prediction):
+Held-out slices on which the two losses differ most (red: truth, green: prediction):
 
 ![Overlays](overlays.png)
 
@@ -139,9 +138,9 @@ def _by_patient(
 def _most_different(
     predictions: dict[str, Tensor], masks: Tensor, held_out: Sequence[Slice]
 ) -> list[int]:
-    """Choose the slices on which most pixels are disputed, as many with tumour as without.
+    """Choose the slices where most pixels are predicted differently, half of them with tumour.
 
-    One a patient, as far as the patients go.
+    They are of different patients as long as there are enough.
     """
     found = torch.stack([probs > 0.5 for probs in predictions.values()])
     disputed = (found.any(0) & ~found.all(0)).flatten(1).sum(1)
@@ -194,7 +193,7 @@ def _draw_slices(
             axis.set_yticks([])
     for axis, title in zip(axes[0], ["FLAIR and truth", *predictions], strict=True):
         axis.set_title(title.replace(" + outlier", "\n+ outlier"), fontsize=9)
-    figure.suptitle("Held-out slices on which the variants of the loss differ most")
+    figure.suptitle("Held-out slices on which the losses differ most")
     if shown is not None:
         label = "probability of tumour (outlined: truth)"
         figure.colorbar(shown, ax=axes, location="bottom", shrink=0.5, aspect=40, label=label)
@@ -223,7 +222,7 @@ def _draw_curves(path: Path, history: pd.DataFrame) -> None:
         axis.plot(warm["epoch"], warm[column], color="gray", label=names[0])
         for name in names[1:]:
             mine = history[history["variant"] == name]
-            # Every variant goes on from the last epoch of the warm start.
+            # Each loss goes on from the last epoch of the warm start.
             epochs = [len(warm), *(mine["epoch"] + len(warm))]
             axis.plot(epochs, [warm[column].iloc[-1], *mine[column]], label=name, marker=".")
         axis.axvline(len(warm), color="gray", linestyle=":", linewidth=1)
