@@ -38,10 +38,10 @@ class Scores:
         self.from_logits = from_logits
         self.valid = valid
         wide = arithmetic_dtype(input)
-        values = input.to(wide)
-        if not from_logits:
-            if input.dtype != wide:
-                values = _Widen.apply(input, wide)
+        if from_logits:
+            values = input.to(wide)
+        else:
+            values = input if input.dtype == wide else _Widen.apply(input, wide)
             # Resizing may leave probabilities a rounding error outside [0, 1]. Not by `clamp`:
             # whether that passes a gradient at 0 and 1 themselves depends on the version of torch.
             values = values.masked_fill(values < 0, 0.0).masked_fill(values > 1, 1.0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gliomaseg_layers._capture import is_transformed
-from gliomaseg_layers._checks import check_levels, check_not_negative, check_window
+from gliomaseg_layers._checks import check_levels, check_settings, check_window
 from gliomaseg_layers._reduction import keep
 from gliomaseg_layers.functional._scores import Scores, read_scores
 from gliomaseg_layers.functional.box_filter import image_count, narrowest_integer, sign_sum
@@ -95,6 +95,7 @@ def outlier_weight(
         >>> float(weight[11, 11]), float(weight[44, 44]), int((weight > 0).sum())
         (0.8888888955116272, 0.0, 49)
     """
+    check_settings(window=window, max_noise_size=max_noise_size, levels=levels)
     scores = read_scores(input, mode, from_logits, valid, mask_name="valid")
     return outlier_weight_of(scores, window, max_noise_size, levels)
 
@@ -105,21 +106,21 @@ def outlier_weight_of(
     max_noise_size: float | Tensor | None,
     levels: Sequence[float],
 ) -> Tensor:
-    """Compute ``outlier_weight`` of scores that were read already.
+    """Compute ``outlier_weight`` of scores that were read already, with settings that were checked.
 
     ``max_noise_size`` may be a 0-d tensor here, so that an exported program can take it as input.
     """
-    check_levels("levels", levels)
     window = check_window("window", window, scores.values.dim() - 2)
     if max_noise_size is None:
         max_noise_size = math.prod([math.ceil(side / 3) for side in window])
     if not isinstance(max_noise_size, Tensor):
-        check_not_negative("max_noise_size", max_noise_size)
         # No more than half of a window is ever flagged.
         max_noise_size = math.floor(min(max_noise_size, math.prod(window) // 2))
     if _why_not_triton(scores, window, max_noise_size, levels) is None:
         # Detached: the operator has no derivative, and autograd would look for one.
-        return triton_weight(scores.input.detach(), scores.valid, window, max_noise_size, levels)
+        logits = scores.input.detach()
+        weight: Tensor = triton_weight(logits, scores.valid, window, max_noise_size, levels)
+        return weight
     return counted_weight(scores, window, max_noise_size, levels)
 
 
@@ -140,24 +141,24 @@ def counted_weight(
     largest = (2 * max_noise_size - size).clamp(max=0)
     others = torch.zeros_like(size)
     for level in levels:
-        excess = _class_excess(scores, scores.predicted(level), window).to(counts)
+        excess = _class_excess(scores, scores.predicted(level), window, counts)
         others = others + (size - excess) * (excess <= largest)
     dtype = scores.values.dtype
     weight = others.to(dtype) / (2 * len(levels) * size.clamp(min=1)).to(dtype)
     return keep(weight, scores.valid)
 
 
-def _class_excess(scores: Scores, predicted: Tensor, window: tuple[int, ...]) -> Tensor:
+def _class_excess(
+    scores: Scores, predicted: Tensor, window: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
     """Count the pixels in every window of the class of its own pixel, less those of others."""
     if not scores.multiclass:
-        return _own_excess(predicted, scores.inside, window)
-    predicted = predicted.unsqueeze(1)
-    classes = scores.values.shape[1]
-    excess = [
-        _own_excess(predicted == c, scores.inside, window) * (predicted == c)
-        for c in range(classes)
-    ]
-    return sum(excess[1:], start=excess[0]).squeeze(1)
+        return _own_excess(predicted, scores.inside, window).to(dtype)
+    excess = torch.zeros_like(predicted, dtype=dtype)
+    for index in range(scores.values.shape[1]):
+        member = predicted == index
+        excess = excess + member * _own_excess(member, scores.valid, window)
+    return excess
 
 
 def _own_excess(member: Tensor, inside: Tensor | None, window: tuple[int, ...]) -> Tensor:
@@ -219,18 +220,30 @@ def _why_not_triton(
     input = scores.input
     if input.device.type != "cuda":  # which ROCm's devices are called too
         return f"Triton does not serve the device {input.device}"
-    if scores.multiclass or not scores.from_logits:
-        return "the kernels read binary and multilabel logits"
-    if input.dim() != 4 or input.dtype == torch.float64 or not input.numel():
-        return "the kernels read two-dimensional fp32, bf16 and fp16, and no empty map"
-    if max(window) > LARGEST_WINDOW or len(levels) > MOST_LEVELS:
-        return f"the kernels count in windows of {LARGEST_WINDOW} pixels at {MOST_LEVELS} levels"
-    if isinstance(max_noise_size, Tensor) or is_transformed():
-        return "the program is transformed by torch.func, or `max_noise_size` is a tensor"
+    if scores.multiclass:
+        return "the kernels serve binary and multilabel mode, not multiclass"
+    if not scores.from_logits:
+        return "the kernels read logits, not probabilities"
+    if input.dim() != 4:
+        return f"the kernels read images of 2 axes, not of {input.dim() - 2}"
+    if input.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the kernels read fp32, bf16 and fp16, not {input.dtype}"
+    if not input.numel():
+        return "there is no pixel to look at"
+    if max(window) > LARGEST_WINDOW:
+        return f"the kernels count in windows of at most {LARGEST_WINDOW} pixels, not {window}"
+    if len(levels) > MOST_LEVELS:
+        return f"the kernels serve at most {MOST_LEVELS} levels, not {len(levels)}"
+    if isinstance(max_noise_size, Tensor):
+        return "the kernels take `max_noise_size` as a number, not as a tensor"
+    if is_transformed():
+        return "torch.func transforms the program"
     if NO_TRITON or torch.version.hip:
         return NO_TRITON
-    served = torch.cuda.get_device_capability(input.device) >= (8, 0)
-    return None if served else "Triton needs a GPU of compute capability 8.0 or later"
+    major, minor = torch.cuda.get_device_capability(input.device)
+    if major < 8:
+        return f"Triton needs a GPU of compute capability 8.0 or later, not {major}.{minor}"
+    return None
 
 
 @torch.library.custom_op("gliomaseg_layers::outlier_weight", mutates_args=(), device_types="cuda")
