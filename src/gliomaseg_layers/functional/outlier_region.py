@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gliomaseg_layers._checks import check_levels, check_not_negative, check_positive
+from gliomaseg_layers._checks import check_settings
 from gliomaseg_layers._reduction import reduce
 from gliomaseg_layers.functional._cross_entropy import labelled_cross_entropy
 from gliomaseg_layers.functional._scores import Scores, clamped_log, read_scores
@@ -103,6 +103,13 @@ def outlier_region_loss(
         >>> round(float((loss / plain)[0, 0, 21, 21]), 2)  # 1 + 0.1 * 4096 / 9: a tenth of all
         46.51
     """
+    check_settings(
+        window=window,
+        max_noise_size=max_noise_size,
+        levels=levels,
+        strength=strength,
+        share=share,
+    )
     scores, _, cross_entropy = labelled_cross_entropy(
         input, target, mode, from_logits, pos_weight, class_weights, ignore_index, mask
     )
@@ -121,16 +128,13 @@ def outlier_term(
 ) -> Tensor:
     """Return k w CE, what ``outlier_region_loss`` adds to the cross-entropy of every pixel.
 
-    Numbers may be 0-d tensors here, so that an exported program can take them as inputs.
+    The settings were checked. Numbers may be 0-d tensors here, so that an exported program can take
+    them as inputs.
     """
-    if not isinstance(strength, Tensor):
-        check_not_negative("strength", strength)
     weight = outlier_weight_of(scores, window, max_noise_size, levels)
     if share is None:
         weight = strength * weight
     else:
-        if not isinstance(share, Tensor):
-            check_positive("share", share)
         weight = _balance(weight, scores, strength, share) * weight
     # 0 times infinity is NaN: a pixel of infinite cross-entropy and weight 0 has a term of 0.
     return weight * cross_entropy.clamp(max=torch.finfo(cross_entropy.dtype).max)
@@ -217,6 +221,7 @@ def density_loss(
         >>> bool(loss[0, 0, 21, 21] < torch.nn.functional.softplus(torch.tensor(9.0)))
         True
     """
+    check_settings(inner=inner, outer=outer, smooth=smooth, threshold=threshold)
     scores, _, cross_entropy = labelled_cross_entropy(
         input, target, mode, from_logits, pos_weight, class_weights, ignore_index, mask
     )
@@ -272,8 +277,8 @@ def outlier_penalty(
         >>> int((penalty > 0).sum())
         9
     """
+    check_settings(window=window, max_noise_size=max_noise_size, levels=levels)
     scores = read_scores(input, mode, from_logits, mask)
-    check_levels("levels", levels)
     costs = [
         outlier_weight_of(scores, window, max_noise_size, (level,))
         * _cost_of_class(scores, scores.predicted(level))

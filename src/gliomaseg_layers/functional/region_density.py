@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gliomaseg_layers._checks import check_not_negative, check_positive, check_windows
+from gliomaseg_layers._checks import check_settings, check_windows
 from gliomaseg_layers._reduction import keep
 from gliomaseg_layers.functional._scores import Scores, read_scores
 from gliomaseg_layers.functional.box_filter import box_sum, image_count
@@ -74,6 +74,7 @@ def density_map(
         >>> float(density[31, 31]), float(density[10, 10])  # (49 + 1) / (392 + 1), background
         (0.12722645699977875, 0.0)
     """
+    check_settings(inner=inner, outer=outer, smooth=smooth, threshold=threshold)
     scores = read_scores(probs, mode, False, valid, name="probs", mask_name="valid")
     return density_of(scores, inner, outer, smooth, threshold)
 
@@ -85,17 +86,13 @@ def density_of(
     smooth: float | Tensor,
     threshold: float | Tensor | None,
 ) -> Tensor:
-    """Compute ``density_map`` of scores that were read already.
+    """Compute ``density_map`` of scores that were read already, with settings that were checked.
 
     ``smooth`` and ``threshold`` may be 0-d tensors here, so that an exported program can take them
     as inputs.
     """
     spatial = scores.values.shape[2:]
     inner, outer = check_windows(inner, outer, len(spatial))
-    if not isinstance(smooth, Tensor):
-        check_positive("smooth", smooth)
-    if threshold is not None and not isinstance(threshold, Tensor):
-        check_not_negative("threshold", threshold)
     if threshold is None:
         threshold = default_threshold(inner)
     probs, predicted = scores.probs(), scores.predicted()
