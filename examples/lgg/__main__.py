@@ -214,8 +214,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--window", type=int, default=21, help="of the outlier term, in pixels, odd")
     add("--strength", type=float, default=1000.0, help="largest weight of a pixel in an island")
     add("--share", type=float, default=0.1, help="of an image that its islands weigh at most")
-    add("--warm-epochs", type=int, help="epochs of the warm start; 14 on generated slices, else 5")
-    add("--epochs", type=int, help="further epochs with each loss; 8 on generated slices, else 3")
+    add("--warm-epochs", type=int, help="epochs of the warm start; 10 on generated slices, else 5")
+    add("--epochs", type=int, help="further epochs with each loss; 5 on generated slices, else 3")
     add("--batch-size", type=int, default=8, help="slices a step")
     add("--learning-rate", type=float, default=5e-3, help="of Adam, falling to 0 in each training")
     add("--size", type=int, help="side that slices are resized to, in pixels; their own if unset")
@@ -235,7 +235,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.resume and options.name is None:
         parser.error("--resume needs --name")
-    for name, generated, real in (("warm_epochs", 14, 5), ("epochs", 8, 3)):
+    for name, generated, real in (("warm_epochs", 10, 5), ("epochs", 5, 3)):
         if getattr(options, name) is None:
             setattr(options, name, real if options.data else generated)
     for name in ("warm_epochs", "epochs", "batch_size", "size", "patients"):

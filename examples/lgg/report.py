@@ -140,19 +140,17 @@ def _most_different(
 ) -> list[int]:
     """Choose the slices where most pixels are predicted differently, half of them with tumour.
 
-    They are of different patients as long as there are enough.
+    They are of different patients as far as there is a difference to see.
     """
     found = torch.stack([probs > 0.5 for probs in predictions.values()])
-    disputed = (found.any(0) & ~found.all(0)).flatten(1).sum(1)
-    order = disputed.argsort(descending=True, stable=True).tolist()
+    disputed = (found.any(0) & ~found.all(0)).flatten(1).sum(1).tolist()
+    order = sorted(range(len(disputed)), key=lambda index: -disputed[index])
     chosen: list[int] = []
     for tumour in (True, False):
         mine = [index for index in order if bool(masks[index].any()) == tumour]
-        seen = {held_out[index].patient for index in chosen}
-        new = [index for index in mine if held_out[index].patient not in seen]
-        first = list({held_out[index].patient: index for index in reversed(new)}.values())
-        ranked = sorted(first, key=order.index) + [index for index in mine if index not in first]
-        chosen += ranked[: SHOWN_SLICES // 2]
+        first = {held_out[index].patient: index for index in reversed(mine)}.values()
+        mine.sort(key=lambda index: (disputed[index] == 0, index not in first))
+        chosen += mine[: SHOWN_SLICES // 2]
     return chosen
 
 
@@ -228,6 +226,7 @@ def _draw_curves(path: Path, history: pd.DataFrame) -> None:
         axis.axvline(len(warm), color="gray", linestyle=":", linewidth=1)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_yscale("log")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)

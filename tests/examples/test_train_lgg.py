@@ -144,11 +144,11 @@ def test_resumes_where_it_was_killed(standin: Path, tmp_path: Path, capsys, kill
     for content in (b"", (state / "0.ckpt").read_bytes()[:-9]):
         (state / "2.ckpt").write_bytes(content)
         assert run(standin, tmp_path, "--name", "killed", "--resume") == 1
-        assert f"cut off: {state / '3.ckpt'}" in capsys.readouterr().err.splitlines()[-1]
+        assert f"cut off: {state / '2.ckpt'}" in capsys.readouterr().err.splitlines()[-1]
     for foreign in ({}, {"network": {}, "rows": []}, {"network": 3, "rows": 3}):
         save_whole(state / "2.ckpt", foreign)
         assert run(standin, tmp_path, "--name", "killed", "--resume") == 1
-        assert f"not a training of this run: {state / '3.ckpt'}" in capsys.readouterr().err
+        assert f"not a training of this run: {state / '2.ckpt'}" in capsys.readouterr().err
     (state / "2.ckpt").unlink()
     assert run(standin, tmp_path, "--name", "killed", "--resume") == 0
     for name in ("metrics.csv", "report.md"):
