@@ -20,7 +20,7 @@ from torch import Tensor
 __all__ = ["launch"]
 
 WORDS = 64  # that a program packs
-ROWS = 32  # that a program walks down
+ROWS = 32  # that a program walks down at most
 COLUMNS = 256  # that it takes at most
 
 
@@ -41,7 +41,7 @@ def _popcount(bits, NATIVE: tl.constexpr):
 
 @triton.jit
 def _pack_kernel(
-    logits, valid, planes, channels, height, width, words, tiles,
+    logits, valid, planes, channels, height, width, words, area, tiles,
     z_n, z_c, z_h, z_w, v_n, v_c, v_h, v_w,
     LOG_ODDS: tl.constexpr, LEVELS: tl.constexpr, MASKED: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
@@ -57,23 +57,25 @@ def _pack_kernel(
         inside = inside & (tl.load(valid + at, mask=inside, other=0) != 0)
     at = batch * z_n + channel * z_c + row * z_h + column * z_w
     z = tl.load(logits + at, mask=inside, other=0.0).to(tl.float32)
-    plane = planes + image * (LEVELS + MASKED) * height * words + place
+    plane = planes + image * (LEVELS + MASKED) * area + place
     for level in tl.static_range(LEVELS):
         white = (z > LOG_ODDS[level]) & inside
         bits = tl.sum(white.to(tl.int32) << lanes, axis=1)
-        tl.store(plane + level * height * words, bits, mask=place < height * words)
+        tl.store(plane + level * area, bits, mask=place < area)
     if MASKED:
         bits = tl.sum(inside.to(tl.int32) << lanes, axis=1)
-        tl.store(plane + LEVELS * height * words, bits, mask=place < height * words)
+        tl.store(plane + LEVELS * area, bits, mask=place < area)
 
 
 @triton.jit
-def _row_count(plane, row, height, words, column, inside, RADIUS: tl.constexpr, NATIVE: tl.constexpr):
+def _row_count(
+    plane, row, height, words, column, inside, RADIUS: tl.constexpr, NATIVE: tl.constexpr
+):
     """Count the ones of a row that the windows around some columns hold."""
     first = column - RADIUS + 32  # a row begins with a word of zeros
     at = plane + row * words + (first >> 5)
     shift = (first & 31).to(tl.uint32)
-    rows = row + tl.zeros_like(column)  # the interpreter takes no scalar for a mask
+    rows = row + tl.zeros_like(column)
     inside = inside & (rows >= 0) & (rows < height)
     low = tl.load(at, mask=inside, other=0).to(tl.uint32, bitcast=True)
     middle = tl.load(at + 1, mask=inside, other=0).to(tl.uint32, bitcast=True)
@@ -96,20 +98,21 @@ def _bit(plane, row, words, column, inside):
 
 @triton.jit
 def _count_kernel(
-    planes, weight, height, width, words, row_tiles, column_tiles, largest,
+    planes, weight, height, width, words, area, row_tiles, column_tiles, largest,
     LEVELS: tl.constexpr, LEVELS_BLOCK: tl.constexpr, MASKED: tl.constexpr,
     RADIUS_Y: tl.constexpr, RADIUS_X: tl.constexpr, NATIVE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     column = (tile % column_tiles * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-    first = tile // column_tiles % row_tiles * ROWS
+    first = (tile // column_tiles % row_tiles).to(tl.int64) * ROWS
     image = (tile // (column_tiles * row_tiles)).to(tl.int64)
     level = tl.arange(0, LEVELS_BLOCK)[:, None]
+    nought = tl.zeros_like(column)  # the interpreter takes no scalar for a mask
     seen = column < width
     inside = seen & (level < LEVELS)
-    plane = planes + (image * (LEVELS + MASKED) + level) * height * words
-    valid = planes + (image * (LEVELS + MASKED) + LEVELS) * height * words
+    plane = planes + (image * (LEVELS + MASKED) + level) * area
+    valid = planes + (image * (LEVELS + MASKED) + LEVELS) * area
     across = tl.minimum(column + RADIUS_X, width - 1) - tl.maximum(column - RADIUS_X, 0) + 1
     white = tl.zeros([LEVELS_BLOCK, COLUMNS], tl.int32)  # pixels in the window, and so is `size`
     size = tl.zeros([1, COLUMNS], tl.int32)
@@ -117,23 +120,24 @@ def _count_kernel(
         white += _row_count(plane, first + step, height, words, column, inside, RADIUS_X, NATIVE)
         if MASKED:
             size += _row_count(valid, first + step, height, words, column, seen, RADIUS_X, NATIVE)
-    for step in range(tl.minimum(ROWS, height - first)):
+    for step in range(ROWS):
         row = first + step
+        here = seen & (row + nought < height)
         below, above = row + RADIUS_Y, row - RADIUS_Y
         white += _row_count(plane, below, height, words, column, inside, RADIUS_X, NATIVE)
-        flagged = inside
+        flagged = here & inside
         if MASKED:
             size += _row_count(valid, below, height, words, column, seen, RADIUS_X, NATIVE)
-            flagged = flagged & _bit(valid, row, words, column, seen)
+            flagged = flagged & _bit(valid, row, words, column, here)
         else:
             size = across * (tl.minimum(below, height - 1) - tl.maximum(above, 0) + 1)
-        is_white = _bit(plane, row, words, column, inside)
+        is_white = _bit(plane, row, words, column, here & inside)
         same = tl.where(is_white, white, size - white)
         flagged = flagged & (same <= largest) & (2 * same <= size)
         # As the definition: integers over all levels, then one division, rounded correctly.
         others = tl.sum(tl.where(flagged, size - same, 0), 0)[None, :].to(tl.float32)
         share = tl.math.div_rn(others, (LEVELS * tl.maximum(size, 1)).to(tl.float32))
-        tl.store(weight + (image * height + row) * width + column, share, mask=seen)
+        tl.store(weight + (image * height + row) * width + column, share, mask=here)
         white -= _row_count(plane, above, height, words, column, inside, RADIUS_X, NATIVE)
         if MASKED:
             size -= _row_count(valid, above, height, words, column, seen, RADIUS_X, NATIVE)
@@ -154,26 +158,28 @@ def launch(
     images, masked = batch * channels, valid is not None
     mask = logits if valid is None else valid.expand(logits.shape).view(torch.uint8)
     words = triton.cdiv(width, 32) + 3
+    area = height * words
     planes = torch.empty(
-        (images, len(levels) + masked, height, words), dtype=torch.int32, device=logits.device
+        (images, len(levels) + masked, area), dtype=torch.int32, device=logits.device
     )
     weight = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
-    tiles = triton.cdiv(height * words, WORDS)
+    tiles = triton.cdiv(area, WORDS)
     columns = min(max(triton.next_power_of_2(width), 32), COLUMNS)
-    row_tiles, column_tiles = triton.cdiv(height, ROWS), triton.cdiv(width, columns)
+    rows = min(triton.next_power_of_2(height), ROWS)
+    row_tiles, column_tiles = triton.cdiv(height, rows), triton.cdiv(width, columns)
     # Triton launches on the current device.
     with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
         _pack_kernel[(images * tiles,)](
-            logits, mask, planes, channels, height, width, words, tiles,
+            logits, mask, planes, channels, height, width, words, area, tiles,
             *logits.stride(), *mask.stride(),
             LOG_ODDS=tuple(log(level / (1 - level)) for level in levels),
             LEVELS=len(levels), MASKED=masked, WORDS=WORDS,
         )  # fmt: skip
         _count_kernel[(images * row_tiles * column_tiles,)](
-            planes, weight, height, width, words, row_tiles, column_tiles, max_noise_size,
+            planes, weight, height, width, words, area, row_tiles, column_tiles, max_noise_size,
             LEVELS=len(levels), LEVELS_BLOCK=triton.next_power_of_2(len(levels)), MASKED=masked,
             RADIUS_Y=window[0] // 2, RADIUS_X=window[1] // 2,
             NATIVE=logits.is_cuda and torch.version.hip is None,
-            ROWS=ROWS, COLUMNS=columns,
+            ROWS=rows, COLUMNS=columns,
         )  # fmt: skip
     return weight
