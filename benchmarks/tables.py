@@ -40,7 +40,8 @@ def update(device: str) -> None:
 
 
 def shown(number: float) -> str:
-    return "" if pd.isna(number) else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+    digits = 1 if number >= 10 else 2 if number >= 0.1 else 3
+    return "" if pd.isna(number) else f"{number:.{digits}f}"
 
 
 def table(title: str, rows: pd.DataFrame) -> str:
