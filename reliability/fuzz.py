@@ -1,7 +1,7 @@
 """Draw calls with Hypothesis, part by part, until so many examples have passed; resume if stopped.
 
 Every part is a seed: it runs each test that Hypothesis draws for with examples of its own, in the
-order of the seeds. What passed is counted in the results file, and is not run again.
+order of the seeds. What passed is counted in an untracked file, and is not run again.
 """
 
 import argparse
@@ -74,8 +74,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=100_000, help="in all")
     parser.add_argument("--part", type=int, default=500, help="examples of a test in one part")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "fuzz.json")
+    parser.add_argument("--results", type=Path, default=HERE.parent / "runs" / "fuzz.json")
     args = parser.parse_args()
+    args.results.parent.mkdir(exist_ok=True)
     done: dict[str, dict[str, int]] = {}
     if args.results.exists():
         done = json.loads(args.results.read_text())

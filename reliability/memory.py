@@ -1,22 +1,17 @@
-"""Measure what 10 000 training steps of every loss leave behind in memory.
+"""Measure what 10 000 training steps of every loss leave behind in memory; print a table.
 
-The first tenth is warm-up; Python's objects are those of another 100 steps. Writes
-results/memory.json and prints a Markdown table.
+The first tenth is warm-up; Python's objects are those of another 100 steps.
 """
 
 import argparse
 import gc
-import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tests.support.cases import case
 from tests.support.steps import LOSSES, step
 
-RESULTS = Path(__file__).parent / "results" / "memory.json"
 PAGE = 4  # KiB
 SIZE = (32, 32)
 
@@ -53,14 +48,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=10_000)
     steps = parser.parse_args().steps
-    results: dict[str, Any] = {"steps": steps, "torch": torch.__version__, "KiB": {}}
     print("| loss | mode | resident, KiB | Python objects, KiB |")
     print("| --- | --- | ---: | ---: |")
     for name, make_loss in LOSSES.items():
         for mode, channels in (("binary", 1), ("multiclass", 3)):
             found = grown(make_loss(mode=mode), mode, channels, steps)
-            results["KiB"][f"{name}, {mode}"] = found
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             print(f"| {name} | {mode} | {found['resident']} | {found['python']} |", flush=True)
 
 

@@ -1,35 +1,41 @@
 """Mutation testing: change the library one operator at a time, and see whether a test notices.
 
-Every mutant of ``functional`` and ``losses`` that cosmic-ray knows, and a seeded sample of the
-rest, against the tests that run the changed line: the quickest first, for eight seconds at most.
-Resumes where it stopped; writes reliability/results/mutants.json.
+Every change that cosmic-ray knows, or a seeded sample, against the tests that run the changed line:
+the quickest first, for some seconds. Resumes where it stopped; prints a table, and what survived.
+The working tree is never changed: a mutant is imported in the place of its file.
 """
 
 import argparse
 import ast
-import gc
 import hashlib
+import importlib
+import importlib.machinery
 import json
+import linecache
 import os
 import random
-from collections.abc import Iterator
-from functools import cache
+import resource
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cosmic_ray.plugins
+import coverage
+import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
-
-from reliability import mutant_runs as runs
-from reliability.mutant_report import KILLED, report
+from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "gliomaseg_layers"
 RAW = ROOT / ".mutants"
-WHOLE = ("functional", "losses")
-TESTS = ["functional", "kernels", "losses", "layers", "metrics", "networks", "test_every_module.py"]
-TESTS = [f"tests/{name}" for name in [*TESTS, "test_architecture.py", "test_costs.py"]]
+TESTS = ["tests/functional", "tests/kernels", "tests/losses", "tests/layers", "tests/metrics"]
+# What cannot be asked quickly: compilation, and large images.
+QUICK = "not compile and not exported and not large and not one_program"
+MEMORY = 8 * 2**30  # bytes
+KILLED, SURVIVED, TIMEOUT, INVALID = "killed", "survived", "timeout", "invalid"
 
 
 class Mutant(NamedTuple):
@@ -40,216 +46,233 @@ class Mutant(NamedTuple):
     operator: str
     occurrence: int
 
-    @property
-    def path(self) -> Path:
-        return SOURCES / self.file
-
     def code(self) -> str:
-        operator = cosmic_ray.plugins.get_operator(f"core/{self.operator}")()
-        return str(mutate_code(self.path.read_text(), operator, self.occurrence))
-
-    def change(self, code: str) -> tuple[str, str]:
-        """Return the first line that differs, as it was and as it became."""
-        pairs = zip(self.path.read_text().splitlines(), code.splitlines(), strict=False)
-        was, became = next(pair for pair in pairs if pair[0] != pair[1])
-        return was.strip(), became.strip()
+        text = (SOURCES / self.file).read_text()
+        return str(mutate_code(text, get_operator(self.operator)(), self.occurrence))
 
 
 def mutants(path: Path) -> Iterator[Mutant]:
-    """List a file's mutants, but for what computes nothing.
-
-    That is type annotations, the bare star of a signature, and ``strict=True`` of ``zip``, which
-    asserts what always holds.
-    """
-    tree, nodes = ast.parse(path.read_text()), list(ast_nodes(get_ast(path.read_text())))
+    """List a file's mutants, but for annotations and the bare star, which compute nothing."""
+    text = path.read_text()
     notes = [
         (note.lineno, note.col_offset, note.end_lineno, note.end_col_offset)
-        for node in ast.walk(tree)
+        for node in ast.walk(ast.parse(text))
         for name in ("annotation", "returns")
         if (note := getattr(node, name, None)) is not None
     ]
-    for name in sorted(cosmic_ray.plugins.operator_names()):
-        operator = cosmic_ray.plugins.get_operator(name)
+    for name in sorted(operator_names()):
+        operator = get_operator(name)
         if operator.arguments():
             continue  # replaces named variables: wants to be told which
+        nodes = ast_nodes(get_ast(text))
         places = [(node, place) for node in nodes for place in operator().mutation_positions(node)]
         for occurrence, (node, ((line, column), _)) in enumerate(places):
             noted = any(note[:2] <= (line, column) <= note[2:] for note in notes)
-            strict = node.get_code(include_prefix=False) == "True" and (
-                node.get_previous_leaf().get_previous_leaf().value == "strict"
-            )
             bare = node.type == "operator" and node.get_next_leaf() == ","
-            if not (noted or strict or bare):
-                file = str(path.relative_to(SOURCES))
-                yield Mutant(file, line, name.split("/")[1], occurrence)
-
-
-@cache
-def statements(path: Path) -> list[tuple[int, int]]:
-    """Return first and last line of every statement; of compound ones and clauses, of the head."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.stmt | ast.ExceptHandler):
-            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-            body = getattr(node, "body", None)
-            last = max(body[0].lineno - 1, first) if body else node.end_lineno or first
-            found.append((first, last))
-    return sorted(found)
+            if not (noted or bare):
+                yield Mutant(str(path.relative_to(SOURCES)), line, name, occurrence)
 
 
 def digest(*paths: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
 
 
-def outcome(
-    mutant: Mutant, code: str, suite: runs.Suite, loaded: runs.Loaded | None, budget: float
-) -> str:
-    """Run a mutant in a collected session, or anew where there is none; "anew" asks for that."""
-    lines, path = suite["lines"].get(str(mutant.path), {}), str(mutant.path)
-    first, last = max(s for s in statements(mutant.path) if s[0] <= mutant.line <= s[1])
+class Watch:
+    """A pytest plugin that times every test, and tells coverage which one runs."""
+
+    def __init__(self, tracer: coverage.Coverage) -> None:
+        self.tracer, self.seconds = tracer, dict[str, float]()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.tracer.switch_context(item.nodeid)
+        failed, start = item.session.testsfailed, time.process_time()
+        result = yield
+        if item.session.testsfailed == failed:
+            self.seconds[item.nodeid] = time.process_time() - start
+        return result
+
+
+def run_tests(*tests: str, plugins: Sequence[object] = ()) -> int:
+    options = ["-q", "--tb=no", "-p", "no:cacheprovider", "-k", QUICK]
+    return int(pytest.main([*options, *tests], plugins=plugins))
+
+
+def measure(tests: list[str], path: Path) -> int:
+    """Write how long every test takes, and the tests that run each line; "" is the import.
+
+    A test that fails without a change is left out.
+    """
+    tracer = coverage.Coverage(data_file=None, include=[f"{SOURCES}/*"], config_file=False)
+    watch = Watch(tracer)
+    tracer.start()
+    run_tests(*tests, plugins=[watch])
+    tracer.stop()
+    data = tracer.get_data()
+    lines = {file: data.contexts_by_lineno(file) for file in data.measured_files()}
+    path.write_text(json.dumps({"seconds": watch.seconds, "lines": lines}))
+    return 0
+
+
+def chosen_tests(mutant: Mutant, suite: dict[str, Any], budget: float) -> list[str]:
+    """Return the tests that run the statement, one case of a test after the other's."""
+    path, seconds = SOURCES / mutant.file, suite["seconds"]
+    lines = suite["lines"].get(str(path), {})
+    spans = [
+        (node.lineno, (getattr(node, "body", None) or [node])[0].end_lineno or node.lineno)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.stmt)
+    ]
+    first, last = max(span for span in spans if span[0] <= mutant.line)
     names = {name for line in range(first, last + 1) for name in lines.get(str(line), [])}
     if "" in names:  # run at import: it may change whatever the file does
-        if loaded is not None:
-            return "anew"
-        names = {name for line in lines.values() for name in line}
-    chosen = runs.choose(suite, names - {""}, budget)
-    if not chosen:
-        return "not run"
-
-    def run() -> str:
-        if loaded is None:
-            runs.import_mutated(path, code)
-            return "survived" if runs.pass_anew(chosen) else "killed"
-        if not runs.swap_bodies(loaded, path, code):
-            return "anew"
-        return "survived" if runs.passes(loaded.session, chosen) else "killed"
-
-    return runs.in_fork(run, 10 + 3 * int(budget))
+        names = {name for tests in lines.values() for name in tests}
+    ranks: Counter[str] = Counter()
+    ranked = []
+    for name in sorted(names & seconds.keys(), key=lambda name: (seconds[name], name)):
+        ranked.append((ranks[name.split("[")[0]], seconds[name], name))
+        ranks[name.split("[")[0]] += 1
+    found, spent = [], 0.0
+    for _, took, name in sorted(ranked):
+        if spent + took < budget:
+            spent += took
+            found.append(name)
+    return found
 
 
-def records() -> dict[Mutant, dict[str, Any]]:
+def import_mutated(path: str, text: str) -> None:
+    """Make the next import of the file that of the mutated text."""
+    loader: Any = importlib.machinery.SourceFileLoader
+    get_code = loader.get_code
+
+    def mutated_code(self: Any, name: str) -> Any:
+        return compile(text, path, "exec") if self.path == path else get_code(self, name)
+
+    loader.get_code = mutated_code
+    # Triton reads kernels as text.
+    linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
+
+
+def in_fork(work: Callable[[], int], limit: int) -> str:
+    """Do the work unseen in a child, for so many seconds of the processor at most."""
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        signal.alarm(20 * limit)  # however busy the machine is
+        code = 1
+        try:
+            code = work()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return TIMEOUT
+    return KILLED if os.WEXITSTATUS(status) else SURVIVED
+
+
+def outcome(mutant: Mutant, suite: dict[str, Any], budget: float) -> str:
+    text = mutant.code()
+    try:
+        compile(text, mutant.file, "exec")
+    except SyntaxError:
+        return INVALID
+    tests = chosen_tests(mutant, suite, budget)
+
+    def work() -> int:
+        import_mutated(str(SOURCES / mutant.file), text)
+        return run_tests("-x", *tests)
+
+    return in_fork(work, 30 + 3 * int(budget)) if tests else SURVIVED
+
+
+def known() -> dict[Mutant, dict[str, Any]]:
     """Return the newest outcome of every mutant of the sources as they are."""
     path = RAW / "outcomes.jsonl"
     entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    sources = {name: digest(SOURCES / name) for name in {entry["file"] for entry in entries}}
     return {
         Mutant(*(entry[name] for name in Mutant._fields)): entry
         for entry in entries
-        if entry["source"] == sources[entry["file"]]
+        if entry["source"] == digest(SOURCES / entry["file"])
     }
 
 
-def todo(chosen: list[Mutant], suite: runs.Suite, budget: float) -> list[Mutant]:
-    """Return what has no outcome, and what survived other tests than these."""
-    known = records()
-    settled = {
-        mutant
-        for mutant, entry in known.items()
-        if entry["outcome"] in (*KILLED, "invalid")
-        or (entry["suite"] == suite["key"] and entry["budget"] >= budget)
-    }
-    return [mutant for mutant in chosen if mutant not in settled]
+def work_through(share: list[Mutant], suite: dict[str, Any], budget: float) -> None:
+    for mutant in share:
+        was = (SOURCES / mutant.file).read_text().splitlines()
+        became = mutant.code().splitlines()
+        change = next(pair for pair in zip(was, became, strict=False) if pair[0] != pair[1])
+        entry = mutant._asdict() | {"change": " -> ".join(line.strip() for line in change)}
+        entry["outcome"] = outcome(mutant, suite, budget)
+        entry["source"] = digest(SOURCES / mutant.file)
+        with (RAW / "outcomes.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
 
 
-def work(share: list[Mutant], suite: runs.Suite, tests: list[str], budget: float) -> None:
-    """Record outcomes: first those that a collected session can show, then the others."""
-
-    def record(loaded: runs.Loaded | None) -> None:
-        for mutant in todo(share, suite, budget):
-            code = mutant.code()
-            try:
-                runs.compiled(code, str(mutant.path))
-            except SyntaxError:
-                found = "invalid"
-            else:
-                found = outcome(mutant, code, suite, loaded, budget)
-            if found == "anew" and loaded is not None:
-                continue
-            was, became = mutant.change(code)
-            entry = mutant._asdict() | {"was": was, "became": became, "outcome": found}
-            entry |= {"source": digest(mutant.path), "suite": suite["key"], "budget": budget}
-            with (RAW / "outcomes.jsonl").open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-
-    def unchanged(loaded: runs.Loaded) -> str:
-        for path in {mutant.path for mutant in share}:
-            runs.swap_bodies(loaded, str(path), path.read_text())
-        names = runs.choose(suite, set(suite["seconds"]), 4 * budget)
-        return "survived" if runs.passes(loaded.session, names) else "killed"
-
-    def in_session(loaded: runs.Loaded) -> None:
-        if (found := runs.in_fork(lambda: unchanged(loaded), 60 + 12 * int(budget))) != "survived":
-            raise RuntimeError(f"without a change the tests are {found}")
-        record(loaded)
-
-    def collected() -> str:
-        runs.collect(tests, lambda session: in_session(runs.load(session, SOURCES)))
-        return "survived"
-
-    runs.in_fork(collected)
-    record(None)
-
-
-def measured(tests: list[str]) -> runs.Suite:
-    """Return what the tests run, measured once for these tests and sources."""
-    files = sorted([*SOURCES.rglob("*.py"), *(ROOT / "tests").rglob("*.py")])
-    key = f"{digest(*files)}-{hashlib.sha256(' '.join(tests).encode()).hexdigest()[:6]}"
-    path = RAW / f"suite-{key}.json"
-    if not path.exists():
-
-        def measure() -> str:
-            suite = runs.measure(tests, SOURCES) | {"key": key}
-            if not suite["seconds"]:
-                raise RuntimeError(f"no test passes of {tests}")
-            path.write_text(json.dumps(suite))
-            return "survived"
-
-        runs.in_fork(measure)
-    suite: runs.Suite = json.loads(path.read_text())
-    return suite
+def report(entries: list[dict[str, Any]]) -> str:
+    """Return a table of files, and the survivors."""
+    files = sorted({entry["file"] for entry in entries})
+    lines = ["| file | mutants | killed | survived |", "| --- | ---: | ---: | ---: |"]
+    for name in [*files, "in all"]:
+        counts = Counter(
+            entry["outcome"]
+            for entry in entries
+            if name in (entry["file"], "in all") and entry["outcome"] != INVALID
+        )
+        killed = counts[KILLED] + counts[TIMEOUT]
+        lines.append(f"| `{name}` | {counts.total()} | {killed} | {counts[SURVIVED]} |")
+    lines += [""] + [
+        f"{entry['file']}:{entry['line']}  {entry['change']}"
+        for entry in sorted(entries, key=lambda entry: (entry["file"], entry["line"]))
+        if entry["outcome"] == SURVIVED
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", help="what to change, below src/gliomaseg_layers")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("files", nargs="*", default=["functional", "losses", "_reduction.py"])
     parser.add_argument("--tests", nargs="+", default=TESTS, help="files and folders of tests")
-    parser.add_argument("--sample", type=int, default=150, help="mutants of what is not WHOLE")
+    parser.add_argument("--sample", type=int, help="so many mutants of all")
     parser.add_argument("--seed", type=int, default=23)
     parser.add_argument("--budget", type=float, default=8.0, help="seconds of tests a mutant")
-    parser.add_argument("--again", action="store_true", help="only what survived so far")
-    parser.add_argument("--jobs", type=int, default=2, help="0 only reports what is known")
+    parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
     os.chdir(ROOT)
-    runs.prepare(ROOT / "src")
+    os.environ |= {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
     RAW.mkdir(exist_ok=True)
-    every = [mutant for path in sorted(SOURCES.rglob("*.py")) for mutant in mutants(path)]
-    chosen = [mutant for mutant in every if mutant.file.startswith(WHOLE)]
-    rest = [mutant for mutant in every if not mutant.file.startswith(WHOLE)]
-    chosen += random.Random(given.seed).sample(rest, given.sample)
-    if given.files:
-        chosen = [m for m in chosen if m.file.startswith(tuple(given.files))]
-    if given.again:
-        known = records()
-        chosen = [m for m in chosen if m in known and known[m]["outcome"] not in KILLED]
+    chosen = [
+        mutant
+        for path in sorted(SOURCES.rglob("*.py"))
+        if str(path.relative_to(SOURCES)).startswith(tuple(given.files))
+        for mutant in mutants(path)
+    ]
     random.Random(given.seed).shuffle(chosen)  # so that each share takes as long
-    if given.jobs:
-        suite = measured(given.tests)
-        print(f"{len(chosen)} mutants, {len(todo(chosen, suite, given.budget))} to run", flush=True)
-        gc.freeze()
-    workers = []
-    for index in range(given.jobs):
-        if not (pid := os.fork()):
-            try:
-                work(chosen[index :: given.jobs], suite, given.tests, given.budget)
-            finally:
-                os._exit(0)
-        workers.append(pid)
-    for pid in workers:
-        os.waitpid(pid, 0)
-    known = records()
-    settings = {name: value for name, value in vars(given).items() if name != "jobs"}
-    left = [mutant.file for mutant in chosen if mutant not in known]
-    print(report([known[mutant] for mutant in chosen if mutant in known], left, settings))
+    chosen = chosen[: given.sample]
+    done = known()
+    todo = [mutant for mutant in chosen if mutant not in done]
+    print(f"{len(chosen)} mutants, {len(todo)} to run", flush=True)
+    if todo:
+        measured = RAW / f"suite-{digest(*SOURCES.rglob('*.py'), *ROOT.glob('tests/**/*.py'))}.json"
+        if not measured.exists():  # in a process of its own, which imports the library
+            in_fork(lambda: measure(given.tests, measured), 3600)
+        suite = json.loads(measured.read_text())
+        for name in ("torch", "torch._inductor", "scipy.ndimage", "hypothesis", "triton"):
+            importlib.import_module(name)  # once for all
+        workers = []
+        for index in range(given.jobs):
+            if not (pid := os.fork()):
+                try:
+                    work_through(todo[index :: given.jobs], suite, given.budget)
+                finally:
+                    os._exit(0)
+            workers.append(pid)
+        for pid in workers:
+            os.waitpid(pid, 0)
+    done = known()
+    print(report([done[mutant] for mutant in chosen if mutant in done]))
 
 
 if __name__ == "__main__":

@@ -29,10 +29,11 @@ def check_gradient(loss: Tensor) -> None:
 
 
 for mode, (logits, target) in SHAPES.items():
-    check_gradient(gl.DiceLoss(mode=mode)(logits, target))
-    for formulation in ("balanced", "suppress", "penalty", "paper"):
-        for loss in (gl.OutlierRegionLoss, gl.CompoundLoss):
-            check_gradient(loss(mode=mode, formulation=formulation)(logits, target))
+    check_gradient(gl.DiceLoss(mode)(logits, target))
+    for outlier in (gl.OutlierRegionLoss(mode), gl.DensityLoss(mode)):
+        check_gradient(outlier(logits, target))
+        check_gradient(gl.CompoundLoss(outlier)(logits, target))
+    assert F.outlier_penalty(logits, mode=mode).isfinite()
     probs = logits.softmax(1) if mode == "multiclass" else logits.sigmoid()
     assert F.remove_outlier_regions(probs, mode=mode).shape == probs.shape
 assert F.box_sum(LOGITS, 3).shape == LOGITS.shape
