@@ -16,9 +16,9 @@ from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from examples.noise_image import noise_test
-from gliomaseg_layers.functional import box_sum, outlier_penalty
+from gliomaseg_layers.functional import box_sum
 from gliomaseg_layers.functional._cross_entropy import labelled_cross_entropy
-from gliomaseg_layers.functional.outlier_region import outlier_term
+from gliomaseg_layers.functional.outlier_region import _cost_of_class, outlier_term
 from gliomaseg_layers.functional.outlier_weight import outlier_weight_of
 from gliomaseg_layers.functional.region_density import density_of
 
@@ -63,7 +63,8 @@ def maps_of(window: int) -> Callable[..., tuple[Tensor, ...]]:
                 term = -flag
             elif name == "penalty":
                 flag = outlier_weight_of(scores, **region, levels=(0.5,))
-                term = strength * outlier_penalty(z, **region, reduction="none")
+                # `outlier_penalty` itself takes no tensor for a number.
+                term = strength * flag * _cost_of_class(scores, scores.predicted())
             else:
                 flag = outlier_weight_of(scores, **region, levels=LEVELS)
                 most = share if name == "outlier" else None
