@@ -3,20 +3,13 @@ runs them in their tests, takes what the launcher or the compiler would refuse.
 """
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from gliomaseg_layers.functional._operator import kernels
-from gliomaseg_layers.functional._plan import make_plan, read_maps
 
-from gliomaseg_layers import OutlierRegionLoss
-from tests.support.cases import F16, F32, F64, every_formulation
+from tests.support.cases import BF16, F16, F32
 
 triton = pytest.importorskip("triton", minversion="3.4")  # torch 2.8's: older ones are not used
-PLAIN: dict[str, Any] = {"dtype": F32, "target": F32}
-WEIGHED = {"dtype": torch.bfloat16, "target": torch.int64, "pos_weight": 2.0, "dice_smooth": 1.0}
-MAPS = {"dtype": F16, "target": torch.bool, "masked": True, "class_weights": torch.ones(2)}
 
 
 @pytest.fixture(params=[80, 90])
@@ -28,12 +21,13 @@ def machine_codes(request, monkeypatch):
         get_current_target=lambda: triton.backends.compiler.GPUTarget("cuda", request.param, 32),
         get_device_interface=lambda: torch.cuda,
     )
-    launch, found = triton.runtime.jit.JITFunction.run, []
+    launch, found = triton.runtime.jit.JITFunction.run, {}
 
     def compiled(kernel, *args, grid, warmup, **settings):
         if "NATIVE" in settings:
             settings["NATIVE"] = True
-        found.append((kernel, launch(kernel, *args, grid=grid, warmup=True, **settings).asm))
+        code = launch(kernel, *args, grid=grid, warmup=True, **settings).asm
+        found[kernel.__name__] = code
 
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", compiled)
     drivers = triton.runtime.driver
@@ -44,43 +38,26 @@ def machine_codes(request, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "case",
+    ("shape", "dtype", "window", "levels", "masked"),
     [
-        PLAIN,
-        PLAIN | {"shape": (1, 1, 1, 1)},  # Triton makes every 1 a constant
-        PLAIN | {"outer": 63},
-        WEIGHED | {"shape": (1, 2, 33, 70)},
-        MAPS | {"reduction": "none"},
+        ((2, 2, 64, 96), F32, (21, 21), (0.1, 0.3, 0.5), False),
+        ((1, 1, 1, 1), F32, (21, 21), (0.5,), False),  # Triton makes every 1 a constant
+        ((2, 3, 33, 300), BF16, (63, 63), (0.1, 0.3, 0.5), False),
+        ((2, 3, 33, 300), F16, (21, 31), (0.1, 0.3, 0.5), True),
+        ((1, 1, 64, 64), F32, (63, 63), (0.05, 0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 0.99), True),
     ],
-    ids=["plain", "single", "wide", "compound", "map"],
+    ids=["plain", "single", "wide", "masked", "most"],
 )
-@every_formulation
-def test_compiles(formulation, case, machine_codes):
-    launch(formulation, **case)
-    assert len(machine_codes) == {"paper": 7}.get(formulation, 5 if "reduction" in case else 4)
-    for kernel, code in machine_codes:
+def test_compiles(shape, dtype, window, levels, masked, machine_codes):
+    from gliomaseg_layers.functional import outlier_weight_triton
+
+    valid = torch.ones(shape, dtype=torch.bool) if masked else None
+    outlier_weight_triton.launch(torch.zeros(shape, dtype=dtype), valid, window, 49, levels)
+    assert set(machine_codes) == {"_pack_kernel", "_count_kernel"}
+    for code in machine_codes.values():
         assert code["cubin"]
         assert ".local" not in code["ptx"]  # no spills, no arrays in slow memory
-        if "NATIVE" in kernel.arg_names:
-            assert "popc.b32" in code["ptx"]
-
-
-def launch(
-    formulation,
-    dtype,
-    target,
-    shape=(2, 2, 64, 96),
-    masked=False,
-    reduction="mean",
-    dice_smooth=None,
-    **more,
-):
-    settings = OutlierRegionLoss(mode="multilabel", formulation=formulation, **more)
-    settings = settings.term_arguments() | ({"ignore_index": 1} if masked else {})
-    mask = torch.ones(shape[0], *shape[2:], dtype=torch.bool) if masked else None
-    logits, labels = torch.zeros(shape, dtype=dtype), torch.zeros(shape).to(target)
-    maps = read_maps(logits, labels, mask, settings)
-    plan = make_plan(2, settings, reduction, dice_smooth)
-    weights = [1.0, 0.0, 1.0] if dice_smooth is None else [torch.ones((), dtype=F64)] * 3
-    loss, _, kept = kernels(plan).forward(maps, plan, weights)
-    kernels(plan).backward(torch.ones_like(loss), maps, plan, kept)
+    counted = machine_codes["_count_kernel"]["ptx"]
+    assert "popc.b32" in counted
+    assert "div.rn.f32" in counted  # rounded as torch rounds, which `/` is not
+    assert "div.full.f32" not in counted

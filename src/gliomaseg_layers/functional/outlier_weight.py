@@ -23,7 +23,6 @@ __all__ = [
     "outlier_weight",
     "outlier_weight_backend",
     "outlier_weight_of",
-    "triton_weight",
 ]
 
 NO_TRITON = None if importlib.util.find_spec("triton") else "Triton is not installed"
@@ -271,7 +270,8 @@ def _(
 ) -> Tensor:
     """Compute it in torch's operations, for a program that was captured on a GPU."""
     scores = Scores(input, "multilabel", True, valid)
-    return counted_weight(scores, tuple(window), max_noise_size, levels)
+    weight = counted_weight(scores, tuple(window), max_noise_size, levels)
+    return weight.contiguous()  # as the kernels write it
 
 
 @triton_weight.register_fake

@@ -73,7 +73,7 @@ def _row_count(
 ):
     """Count the ones of a row that the windows around some columns hold."""
     first = column - RADIUS + 32  # a row begins with a word of zeros
-    at = plane + row * words + (first >> 5)
+    at = plane + row.to(tl.int64) * words + (first >> 5)
     shift = (first & 31).to(tl.uint32)
     rows = row + tl.zeros_like(column)
     inside = inside & (rows >= 0) & (rows < height)
@@ -92,7 +92,7 @@ def _row_count(
 
 @triton.jit
 def _bit(plane, row, words, column, inside):
-    word = tl.load(plane + row * words + (column >> 5) + 1, mask=inside, other=0)
+    word = tl.load(plane + row.to(tl.int64) * words + (column >> 5) + 1, mask=inside, other=0)
     return ((word >> (column & 31)) & 1) != 0
 
 
@@ -105,7 +105,7 @@ def _count_kernel(
 ):  # fmt: skip
     tile = tl.program_id(0)
     column = (tile % column_tiles * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-    first = (tile // column_tiles % row_tiles).to(tl.int64) * ROWS
+    first = tile // column_tiles % row_tiles * ROWS
     image = (tile // (column_tiles * row_tiles)).to(tl.int64)
     level = tl.arange(0, LEVELS_BLOCK)[:, None]
     nought = tl.zeros_like(column)  # the interpreter takes no scalar for a mask
