@@ -9,14 +9,28 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
+from gliomaseg_layers import CompoundLoss
 from gliomaseg_layers.functional import (
     box_sum,
     density_map,
     dice_loss,
+    outlier_penalty,
     outlier_weight,
     remove_outlier_regions,
 )
-from tests.support.cases import BF16, F16, F32, F64, SMALL, case, either_input, every_mode, random
+from tests.support.cases import (
+    BF16,
+    DENSITY,
+    F16,
+    F32,
+    F64,
+    SMALL,
+    Formula,
+    case,
+    every_formula,
+    every_mode,
+    random,
+)
 from tests.support.module_cases import LAYERS, every_dims, inputs, make
 from tests.support.steps import LOSSES
 from tests.support.tolerances import TOLERANCES
@@ -45,12 +59,19 @@ def check_transforms(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
     close(jacrev(jacrev(function))(x[0]), expected)
 
 
-@either_input
 @every_mode
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses(name: str, mode: str, channels: int, from_logits: bool) -> None:
-    x, target = case((4, 5), mode, channels, from_logits)
-    loss = LOSSES[name](mode=mode, from_logits=from_logits)
+def test_losses(name: str, mode: str, channels: int) -> None:
+    x, target = case((4, 5), mode, channels)
+    loss = LOSSES[name](mode=mode)
+    check_transforms(lambda one: loss(one, target[:1]), x[:, None])
+
+
+@every_mode
+@every_formula
+def test_losses_of_probabilities(formula: Formula, mode: str, channels: int) -> None:
+    x, target = case((4, 5), mode, channels, False)
+    loss = CompoundLoss(formula.module(mode, from_logits=False, **formula.small))
     check_transforms(lambda one: loss(one, target[:1]), x[:, None])
 
 
@@ -68,7 +89,11 @@ def test_losses_of_many_targets_and_masks(mode: str, channels: int) -> None:
 @every_mode
 def test_functions(mode: str, channels: int) -> None:
     x = case((4, 5), mode, channels, False)[0][:, None]
-    for function in (box_sum_of_squares, partial(density_map, mode=mode, **SMALL)):
+    for function in (
+        box_sum_of_squares,
+        partial(density_map, mode=mode, **DENSITY.small),
+        partial(outlier_penalty, mode=mode, from_logits=False, **SMALL),
+    ):
         check_transforms(lambda one, function=function: function(one).sum(), x)
     for function in (outlier_weight, remove_outlier_regions):
         of = partial(function, mode=mode, **SMALL)
@@ -107,24 +132,29 @@ def test_layers(name: str, dims: int) -> None:
     )
 
 
-def test_forward_mode_outside_of_transforms_is_refused() -> None:
+def test_forward_mode_outside_of_transforms_is_right_or_refused() -> None:
     x, target = case((4, 5), "binary", 1)
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, random(x.shape))
         for refused in (
-            lambda: LOSSES["OutlierRegionLoss, balanced"]()(dual, target),
+            lambda: LOSSES["density"]()(dual, target),
             lambda: box_sum(dual, 3),
         ):
             with pytest.raises(NotImplementedError, match="jvp"):
                 refused()
+        loss = LOSSES["outlier"]()
+        tangent = torch.autograd.forward_ad.unpack_dual(loss(dual, target)).tangent
+        (slope,) = by_hand(lambda x: loss(x, target), x)
+        close(tangent, (slope * random(x.shape)).sum())
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "box_sum": lambda x: box_sum(x, 3),
-    "density_map": lambda x: density_map(x, **SMALL),
+    "density_map": lambda x: density_map(x, **DENSITY.small),
     "outlier_weight": lambda x: outlier_weight(x, **SMALL),
     "remove_outlier_regions": lambda x: remove_outlier_regions(x, **SMALL),
     "dice_loss": lambda x: dice_loss(x, x > 0.5, from_logits=False),
+    "outlier_penalty": lambda x: outlier_penalty(x, from_logits=False, **SMALL),
 }
 
 

@@ -17,26 +17,36 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from gliomaseg_layers import CompoundLoss, DiceLoss, OutlierRegionLoss
+from gliomaseg_layers import CompoundLoss, DensityLoss, DiceLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import (
     box_count,
     box_sum,
+    density_loss,
     density_map,
     dice_loss,
+    outlier_penalty,
     outlier_region_loss,
     outlier_weight,
     remove_outlier_regions,
 )
 from tests.support import references
 from tests.support.calls import Call, calls
-from tests.support.cases import F32, F64, random
+from tests.support.cases import DENSITY, F32, F64, FORMULAS, Formula, random
 from tests.support.references import Array, array
 from tests.support.tolerances import TOLERANCES
 
-WEIGHTS = st.sampled_from([0.0, 1, 0.7, 2.5])
-weights = st.fixed_dictionaries(
-    {"alpha": WEIGHTS, "beta": WEIGHTS, "gamma": WEIGHTS, "dice_smooth": st.sampled_from([1, 0.05])}
-)
+WEIGHT = st.sampled_from([0.0, 1, 0.7, 2.5])
+weights = st.fixed_dictionaries(dict.fromkeys(("alpha", "beta", "gamma"), WEIGHT))
+weights = weights.filter(lambda drawn: any(drawn.values()))
+# What each of them takes, of the settings that `calls` draws.
+REGION = ("mode", "window", "max_noise_size")
+PAPER = ("mode", "inner", "outer", "smooth", "threshold")
+OUTSIDE = ("mode", "from_logits", "mask", "reduction")
+LABELLED = (*OUTSIDE, "class_weights", "ignore_index")
+OUTLIER_LOSS = (*LABELLED, *REGION, "levels", "strength", "share", "pos_weight")
+DENSITY_LOSS = (*LABELLED, *PAPER, "pos_weight")
+DICE = ("smooth", "batch", "soft_label", "class_weights")
+formulas = st.sampled_from([FORMULAS["outlier"], DENSITY])
 STEEP = 1e-30  # probabilities below have slopes that no dtype but fp64 holds, or that are cut off
 
 
@@ -56,7 +66,6 @@ def agree(
     assert grad.dtype == x.dtype
     assert value.isfinite().all()
     assert grad.isfinite().all()
-    settings.pop("backend", None)
     expected, slope = reference(x, *args, upstream=upstream, **settings)[:2]
     largest, allowed = torch.finfo(x.dtype).max, dict(TOLERANCES[x.dtype])
     # Sums of slopes round by the largest of them, which a small `smooth` makes large.
@@ -73,18 +82,17 @@ def agree(
 
 def decided_by_rounding(reference: Callable[..., Any], *args: Any, **settings: Any) -> bool:
     """Tell whether a probability lies at a level, or a sum at the threshold, but for rounding."""
-    default = (0.1, 0.3, 0.5) if settings.get("formulation") == "balanced" else (0.5,)
-    levels, threshold = settings.get("levels") or default, settings.get("threshold")
-    if threshold is None:
-        inner = references.sides(settings["inner"], args[0].dim() - 2)
-        threshold = math.prod(inner) - math.prod(side // 2 + 1 for side in inner)
     found = []
     for nudge in (-1e-4, 1e-4):
         moved = dict(settings)
-        if settings.get("formulation", "paper") == "paper":
+        if "inner" in settings:
+            threshold = settings.get("threshold")
+            if threshold is None:
+                inner = references.sides(settings["inner"], args[0].dim() - 2)
+                threshold = math.prod(inner) - math.prod(side // 2 + 1 for side in inner)
             moved["threshold"] = max(threshold + nudge, 0.0)
-        elif "levels" in settings:
-            moved["levels"] = [level + nudge * (level != 0.5) for level in levels]
+        if "levels" in settings:
+            moved["levels"] = [level + nudge * (level != 0.5) for level in settings["levels"]]
         found.append(reference(*args, **moved)[:2])
     pairs = zip(*found, strict=True)
     return not all(np.allclose(*pair, rtol=1e-9, atol=0.0) for pair in pairs)
@@ -92,41 +100,75 @@ def decided_by_rounding(reference: Callable[..., Any], *args: Any, **settings: A
 
 @given(calls())
 def test_outlier_region_loss(call: Call) -> None:
-    agree(outlier_region_loss, references.outlier_region_loss, call, call.target, **call.settings)
+    settings = call.only(*OUTLIER_LOSS)
+    agree(outlier_region_loss, references.outlier_region_loss, call, call.target, **settings)
 
 
 @given(calls())
-def test_outlier_region_module(call: Call) -> None:
-    reduction, mask = call.settings["reduction"], call.settings.pop("mask")
-    loss = OutlierRegionLoss(**call.settings)(call.input, call.target, mask)
-    expected = outlier_region_loss(call.input, call.target, mask=mask, **call.settings)
-    assert torch.equal(loss, expected), reduction
+def test_density_loss(call: Call) -> None:
+    settings = call.only(*DENSITY_LOSS)
+    agree(density_loss, references.density_loss, call, call.target, **settings)
 
 
-def compound_loss(
-    x: Tensor, target: Tensor, mask: Tensor | None, **settings: Any
-) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-    return CompoundLoss(**settings)(x, target, mask=mask)
+@given(calls(junk=False))
+def test_outlier_penalty(call: Call) -> None:
+    settings = call.only(*OUTSIDE, *REGION, "levels")
+    agree(outlier_penalty, references.outlier_penalty, call, **settings)
 
 
-@given(calls(), weights)
-def test_compound_loss(call: Call, weights: dict[str, float]) -> None:
-    settings = call.settings | weights
+def names_of(formula: Formula) -> tuple[str, ...]:
+    return DENSITY_LOSS if formula is DENSITY else OUTLIER_LOSS
+
+
+@given(calls(), formulas)
+def test_modules(call: Call, formula: Formula) -> None:
+    settings = call.only(*names_of(formula))
+    expected = formula.function(call.input, call.target, **settings)
+    mask = settings.pop("mask")
+    assert torch.equal(formula.module(**settings)(call.input, call.target, mask), expected)
+
+
+@given(calls(), weights, formulas)
+def test_compound_loss(call: Call, weights: dict[str, float], formula: Formula) -> None:
+    settings, dice = call.only(*names_of(formula)), call.only(*DICE)
     if settings["reduction"] == "none":
         settings["reduction"] = "mean"
-    agree(compound_loss, references.compound_loss, call, call.target, **settings)
 
+    def compound_loss(x: Tensor, target: Tensor, **settings: Any) -> Any:
+        mask = settings.pop("mask")
+        outlier = formula.module(**settings)
+        beside = DiceLoss(outlier.mode, ignore_index=outlier.ignore_index, **dice)
+        return CompoundLoss(outlier, beside, **weights)(x, target, mask)
 
-OUTSIDE = ("mode", "from_logits", "ignore_index", "mask", "reduction")
+    def reference(x: Tensor, target: Tensor, **settings: Any) -> tuple[Array, ...]:
+        parts = {"outlier": formula.reference, "dice": dice, **weights}
+        return references.compound_loss(x, target, **parts, **settings)
+
+    agree(compound_loss, reference, call, call.target, **settings)
 
 
 @given(calls(), st.booleans())
-def test_dice_loss(call: Call, batch: bool) -> None:
-    settings = call.only(*OUTSIDE, "smooth") | {"batch": batch}
+def test_dice_loss(call: Call, background: bool) -> None:
+    settings = call.only(*LABELLED, *DICE)
+    settings["include_background"] = background or settings["mode"] != "multiclass"
     agree(dice_loss, references.dice_loss, call, call.target, **settings)
 
 
-WEIGHT = ("mode", "inner", "outer", "threshold")
+@given(calls(), formulas)
+def test_check_values_takes_what_a_loss_takes(call: Call, formula: Formula) -> None:
+    """A batch is in order, or its fault is named; and the loss is as before."""
+    settings = call.only(*names_of(formula))
+    mask = settings.pop("mask")
+    loss = formula.module(**settings)
+    expected = loss(call.input, call.target, mask)
+    # Of what is drawn only this can look wrong: probabilities that were replaced.
+    found = "`input` must hold"
+    try:
+        loss.check_values(call.input, call.target, mask)
+    except ValueError as error:
+        found = str(error)
+    assert found.startswith("`input` must hold")
+    assert torch.equal(loss(call.input, call.target, mask), expected)
 
 
 def probabilities(call: Call) -> Call:
@@ -135,21 +177,19 @@ def probabilities(call: Call) -> Call:
     if call.settings["from_logits"]:
         x = x.double().softmax(1) if call.settings["mode"] == "multiclass" else x.double().sigmoid()
         x = x.to(call.input.dtype)
-    valid = {"valid": call.settings["mask"], "from_logits": False, "levels": [0.5]}
+    valid = {"valid": call.settings["mask"], "from_logits": False}
     return Call(x, call.target, call.settings | valid)
 
 
 @given(calls(junk=False))
 def test_density_map(call: Call) -> None:
     call = probabilities(call)
-    agree(density_map, references.density_map, call, **call.only(*WEIGHT, "smooth", "valid"))
+    agree(density_map, references.density_map, call, **call.only(*PAPER, "valid"))
 
 
 @given(calls(junk=False))
 def test_outlier_weight(call: Call) -> None:
-    names = (*WEIGHT, "from_logits", "levels")
-    settings = call.only(*names) | {"valid": call.settings["mask"]}
-    settings["levels"] = settings["levels"] or (0.1, 0.3, 0.5)
+    settings = call.only(*REGION, "from_logits", "levels") | {"valid": call.settings["mask"]}
     weight = outlier_weight(call.input.requires_grad_(), **settings)
     assert not weight.requires_grad
     expected = references.outlier_weight(call.input, **settings)
@@ -157,7 +197,6 @@ def test_outlier_weight(call: Call) -> None:
         assert decided_by_rounding(
             lambda *args, **moved: (references.outlier_weight(*args, **moved),),
             call.input,
-            formulation="",
             **settings,
         )
 
@@ -166,9 +205,10 @@ def test_outlier_weight(call: Call) -> None:
 def test_remove_outlier_regions(call: Call, mask: bool) -> None:
     """Flagged pixels change sides, as does the probability; in multiclass the rest is shared."""
     call = probabilities(call)
-    settings, x = call.only(*WEIGHT, "valid"), call.input
+    settings, x = call.only(*REGION, "valid"), call.input
     multiclass = settings["mode"] == "multiclass"
-    flagged = torch.from_numpy(references.outlier_weight(x, **settings) > 0).to(x.device)
+    weight = references.outlier_weight(x, levels=(0.5,), **settings)
+    flagged = torch.from_numpy(weight > 0).to(x.device)
     if mask and not multiclass:
         assert torch.equal(remove_outlier_regions(x > 0.5, **settings), (x > 0.5) ^ flagged)
     clean = remove_outlier_regions(x, **settings)
@@ -216,16 +256,13 @@ def test_what_is_not_finite_stays_where_it_is(call: Call, value: float, seed: in
 
     The paper's term, which reads the neighbours' values, is left out.
     """
-    settings = call.settings | {"reduction": "none", "from_logits": True}
-    if settings["formulation"] == "paper":
-        settings["formulation"] = "balanced"
-    mode, plainly = settings["mode"], {"formulation": "suppress", "strength": 0}
-    plainly |= {"pos_weight": None, "class_weights": None}
+    settings = call.only(*OUTLIER_LOSS) | {"reduction": "none", "from_logits": True}
+    mode = settings["mode"]
+    plainly = {"strength": 0, "pos_weight": None, "class_weights": None}
     broken = random(call.input.shape, seed).to(call.input.device) < 0.1
     x = call.input.masked_fill(broken, value)
     with np.errstate(all="ignore"):
-        told = {name: setting for name, setting in settings.items() if name != "backend"}
-        expected = torch.from_numpy(references.outlier_region_loss(x, call.target, **told)[0])
+        expected = torch.from_numpy(references.outlier_region_loss(x, call.target, **settings)[0])
     got = outlier_region_loss(x, call.target, **settings).cpu()
     right = ~(broken.any(1) if mode == "multiclass" else broken).cpu()
     tolerance = TOLERANCES[got.dtype]
@@ -281,6 +318,8 @@ TORCHS_OWN = {"dtype", "device"}  # whose errors are
 IMAGE, LABELS = torch.full((1, 1, 4, 5), 0.75), torch.ones(1, 1, 4, 5)
 FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "outlier_region_loss": (outlier_region_loss, {"input": IMAGE, "target": LABELS}),
+    "density_loss": (density_loss, {"input": IMAGE, "target": LABELS}),
+    "outlier_penalty": (outlier_penalty, {"input": IMAGE}),
     "dice_loss": (dice_loss, {"input": IMAGE, "target": LABELS}),
     "density_map": (density_map, {"probs": IMAGE}),
     "outlier_weight": (outlier_weight, {"input": IMAGE}),
@@ -288,6 +327,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "box_sum": (box_sum, {"input": IMAGE, "window": 3}),
     "box_count": (box_count, {"spatial": (4, 5), "window": 3}),
     "OutlierRegionLoss": (OutlierRegionLoss, {}),
+    "DensityLoss": (DensityLoss, {}),
     "CompoundLoss": (CompoundLoss, {}),
     "DiceLoss": (DiceLoss, {}),
 }

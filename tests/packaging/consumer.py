@@ -25,7 +25,7 @@ class System(nn.Module):
         super().__init__()
         self.network = gl.UNet.mini(3, 1, fusion="msf")
         self.pooling = gl.ASPP(1, 1, rates=(2, 4), norm="group")
-        self.criterion = gl.OutlierRegionLoss(pos_weight=2.0, inner=(7, 7), outer=21)
+        self.criterion = gl.OutlierRegionLoss(pos_weight=2.0, window=(21, 21), share=None)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.pooling(self.network(images))
@@ -36,13 +36,17 @@ class System(nn.Module):
 
 def modules() -> None:
     assert_type(gl.OutlierRegionLoss()(logits, target), Tensor)
-    assert_type(gl.DiceLoss(mode="multiclass")(logits, target), Tensor)
+    assert_type(gl.DensityLoss(inner=(7, 7), outer=21)(logits, target, mask=target > 0), Tensor)
+    assert_type(gl.DiceLoss("multiclass", include_background=False)(logits, target), Tensor)
     assert_type(gl.CompoundLoss()(logits, target), Any)  # a tensor, or with its terms
     assert_type(
         gl.CompoundLoss().forward(logits, target, return_terms=True),
         Tensor | tuple[Tensor, dict[str, Tensor]],
     )
     assert_type(gl.CompoundLoss().alpha, Tensor)
+    assert_type(gl.CompoundLoss(gl.DensityLoss(), gl.DiceLoss(), alpha=2).gamma, Tensor)
+    for loss in (gl.OutlierRegionLoss(), gl.DensityLoss(), gl.DiceLoss(), gl.CompoundLoss()):
+        loss.check_values(logits, target, mask=target > 0)
     assert_type(gl.ASPP(3)(logits), Tensor)
     assert_type(gl.AttributeEncoder(5)(logits), Tensor)
     assert_type(gl.ChannelAttention(3)(logits), Tensor)
@@ -75,7 +79,10 @@ def functions() -> None:
     assert_type(F.density_map(logits), Tensor)
     assert_type(F.dice_loss(logits, target, batch=True), Tensor)
     assert_type(F.outlier_region_loss(logits, target, levels=[0.5]), Tensor)
+    assert_type(F.density_loss(logits, target, threshold=40), Tensor)
+    assert_type(F.outlier_penalty(logits), Tensor)
     assert_type(F.outlier_weight(logits), Tensor)
+    assert_type(F.outlier_weight_backend(logits), str)
     assert_type(F.remove_outlier_regions(logits), Tensor)
     assert_type(gl.__version__, str)
 
@@ -86,10 +93,12 @@ def mistakes() -> None:
     F.dice_loss([[0.0]], target)  # type: ignore[arg-type]
     F.outlier_region_loss(logits)  # type: ignore[call-arg]
     F.outlier_region_loss(logits, target, "binary")  # type: ignore[call-arg]
-    F.outlier_region_loss(logits, target, window=7)  # type: ignore[call-arg]
+    F.outlier_region_loss(logits, target, inner=7)  # type: ignore[call-arg]
     gl.OutlierRegionLoss(strength="4")  # type: ignore[arg-type]
     gl.OutlierRegionLoss().forward(logits)  # type: ignore[call-arg]
-    gl.CompoundLoss(ignore_index=0.5)  # type: ignore[arg-type]
+    gl.CompoundLoss("multiclass")  # type: ignore[arg-type]
+    gl.CompoundLoss(ignore_index=255)  # type: ignore[call-arg]
+    gl.CompoundLoss().forward(logits, target, target > 0, True)  # type: ignore[call-arg]
     gl.WeightRamp(gl.DiceLoss(), "beta", total_steps=10)  # type: ignore[arg-type]
     gl.UNet(widths=64)  # type: ignore[arg-type]
     gl.AttributeEncoder(5, out_size=16)  # type: ignore[arg-type]
