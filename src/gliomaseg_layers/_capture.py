@@ -15,11 +15,6 @@ def is_traced() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
-def is_watched() -> bool:
-    """Tell whether a mode sees every operation: one of fake tensors, or that counts or records."""
-    return bool(torch._C._len_torch_dispatch_stack())
-
-
 def is_transformed() -> bool:
     """Tell whether a transform of torch.func is at work, outside what torch.compile captures."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
