@@ -16,8 +16,7 @@ from gliomaseg_layers.functional import (
     outlier_weight,
     outlier_weight_backend,
 )
-from tests.support.cases import BF16, F16, F32, F64, SMALL, case, random
-from tests.support.tolerances import TOLERANCES
+from tests.support.cases import BF16, F16, F32, F64, MODES, SMALL, case, random
 
 choice = importlib.import_module("gliomaseg_layers.functional.outlier_weight")
 operator = torch.ops.gliomaseg_layers.outlier_weight.default
@@ -32,17 +31,11 @@ needs_cuda_build = pytest.mark.skipif(
 @pytest.fixture
 def launched(monkeypatch):
     """Return what the operator is given from now on, on machines that have all it needs."""
-    calls, call = [], choice.triton_weight
-    monkeypatch.setattr(choice, "triton_weight", lambda *args: calls.append(args) or call(*args))
+    calls, call = [], choice.weight_operator
+    monkeypatch.setattr(choice, "weight_operator", lambda *args: calls.append(args) or call(*args))
     monkeypatch.setattr(choice, "NO_TRITON", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     return calls
-
-
-@pytest.fixture
-def forced(monkeypatch):
-    """Let every weight be computed by the operator, which on a CPU is the definition."""
-    monkeypatch.setattr(choice, "_why_not_triton", lambda *_: None)
 
 
 def on_gpu(function, shape=(2, 3, 5, 70), dtype=F16, **settings):
@@ -64,7 +57,8 @@ def test_the_operator_is_called_once_for_a_loss(masked, launched):
         loss = OutlierRegionLoss(mode="multilabel")(x, x > 0, mask)
     assert len(launched) == 1
     assert (loss.shape, loss.dtype, loss.device.type) == ((), F32, "cuda")
-    given, valid, *rest = launched[0]
+    given, valid, mode, from_logits, *rest = launched[0]
+    assert (mode, from_logits) == ("multilabel", True)
     assert (given.shape, given.dtype, given.requires_grad) == (x.shape, F16, False)
     assert valid is None if mask is None else valid.shape == (2, 1, 5, 70)
     assert rest == [(21, 21), 49, LEVELS]
@@ -177,28 +171,33 @@ def test_torch_func_transforms_the_definition(launched):
 def given(masked, levels=LEVELS):
     x = case((9, 37), "multilabel", 2)[0].to(DEVICE, F32)
     valid = (random((2, 1, 9, 37)) > 0.2).to(DEVICE) if masked else None
-    return x, valid, (7, 5), 9, levels
+    return x, valid, "multilabel", True, (7, 5), 9, levels
 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_operator_passes_opcheck(masked):
     torch.library.opcheck(operator, given(masked))
     torch.library.opcheck(operator, given(masked, [0.5]))
+    x, valid, _, _, *settings = given(masked)
+    probs = x.sigmoid().double(), valid, "multilabel", False, *settings
+    classes = x, valid if valid is None else valid[:, 0], "multiclass", True, *settings
+    torch.library.opcheck(operator, probs)
+    torch.library.opcheck(operator, classes)
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16, F16], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_operator_is_the_definition(masked, dtype):
-    x, valid, window, size, levels = given(masked)
+    x, valid, _, _, window, size, levels = given(masked)
     x = x.to(dtype).to(memory_format=torch.channels_last)
-    found = operator(x, valid, window, size, levels)
+    found = operator(x, valid, "multilabel", True, window, size, levels)
     settings = {"window": window, "max_noise_size": size, "levels": levels, "valid": valid}
     expected = outlier_weight(
         x.cpu(), mode="multilabel", from_logits=True, **settings_on_cpu(settings)
     )
     assert torch.equal(found.cpu(), expected)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        fake = operator(x, valid, window, size, levels)
+        fake = operator(x, valid, "multilabel", True, window, size, levels)
     assert (fake.shape, fake.dtype, fake.device) == (found.shape, found.dtype, found.device)
     assert fake.stride() == found.stride()
 
@@ -207,23 +206,12 @@ def settings_on_cpu(settings):
     return {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in settings.items()}
 
 
-@pytest.mark.usefixtures("forced")
-def test_the_loss_has_its_gradient_through_the_operator(monkeypatch):
-    x, target = (t.to(DEVICE) for t in case((9, 11), "binary", 1))
-    x, results = x.float(), []
-    for why_not in (choice._why_not_triton, lambda *_: "it is compared with"):
-        monkeypatch.setattr(choice, "_why_not_triton", why_not)
-        leaf = x.clone().requires_grad_()
-        loss = CompoundLoss(OutlierRegionLoss(**SMALL))(leaf, target)
-        results.append((loss, *torch.autograd.grad(loss, leaf)))
-    torch.testing.assert_close(*results, **TOLERANCES[F32])
-
-
-@pytest.mark.usefixtures("forced")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_captured_by_compile(dynamic):
-    criterion, seen = OutlierRegionLoss(ignore_index=255, **SMALL), []
+@pytest.mark.parametrize(("mode", "channels"), MODES[::3])
+def test_captured_by_compile(mode, channels, dynamic):
+    """As one operator: a compiler would compute the sums over windows anew for every pixel."""
+    criterion, seen = OutlierRegionLoss(mode, ignore_index=255, **SMALL), []
 
     def backend(graph, inputs):
         seen.append([str(node.target) for node in graph.graph.nodes])
@@ -232,7 +220,7 @@ def test_captured_by_compile(dynamic):
     torch._dynamo.reset()
     compiled = torch.compile(criterion, fullgraph=True, dynamic=dynamic, backend=backend)
     for batch, spatial in ((3, (7, 9)), (4, (12, 5))):
-        x, target = (t.to(DEVICE) for t in case(spatial, "binary", 1, batch=batch))
+        x, target = (t.to(DEVICE) for t in case(spatial, mode, channels, batch=batch))
         mask, results = (random((batch, *spatial)) > 0.2).to(DEVICE), []
         for function in (compiled, criterion):
             leaf = x.float().requires_grad_()
@@ -244,7 +232,6 @@ def test_captured_by_compile(dynamic):
         assert sum("outlier_weight" in target for target in targets) == 1
 
 
-@pytest.mark.usefixtures("forced")
 def test_an_exported_program_loads_without_triton(tmp_path):
     x, target = (t.to(DEVICE) for t in case((7, 9), "binary", 1))
     criterion = OutlierRegionLoss(**SMALL)

@@ -15,7 +15,7 @@ from torch import Tensor
 from gliomaseg_layers._capture import is_transformed
 from gliomaseg_layers._checks import check_levels, check_settings, check_window
 from gliomaseg_layers._reduction import keep
-from gliomaseg_layers.functional._scores import Scores, read_scores
+from gliomaseg_layers.functional._scores import Scores, arithmetic_dtype, read_scores
 from gliomaseg_layers.functional.box_filter import image_count, narrowest_integer, sign_sum
 
 __all__ = [
@@ -115,10 +115,18 @@ def outlier_weight_of(
     if not isinstance(max_noise_size, Tensor):
         # No more than half of a window is ever flagged.
         max_noise_size = math.floor(min(max_noise_size, math.prod(window) // 2))
-    if _why_not_triton(scores, window, max_noise_size, levels) is None:
+    captured = torch.compiler.is_compiling() and not isinstance(max_noise_size, Tensor)
+    if captured or _why_not_triton(scores, window, max_noise_size, levels) is None:
         # Detached: the operator has no derivative, and autograd would look for one.
-        logits = scores.input.detach()
-        weight: Tensor = triton_weight(logits, scores.valid, window, max_noise_size, levels)
+        weight: Tensor = weight_operator(
+            scores.input.detach(),
+            scores.valid,
+            scores.mode,
+            scores.from_logits,
+            window,
+            max_noise_size,
+            levels,
+        )
         return weight
     return counted_weight(scores, window, max_noise_size, levels)
 
@@ -245,35 +253,32 @@ def _why_not_triton(
     return None
 
 
-@torch.library.custom_op("gliomaseg_layers::outlier_weight", mutates_args=(), device_types="cuda")
-def triton_weight(
+@torch.library.custom_op("gliomaseg_layers::outlier_weight", mutates_args=())
+def weight_operator(
     input: Tensor,
     valid: Tensor | None,
+    mode: str,
+    from_logits: bool,
     window: Sequence[int],
     max_noise_size: int,
     levels: Sequence[float],
 ) -> Tensor:
-    """Compute the outlier weight of logits by its kernels."""
-    # Here, so that programs with the operator load where there is no Triton.
-    from gliomaseg_layers.functional import outlier_weight_triton
+    """Compute the outlier weight, by the kernels where they serve.
 
-    return outlier_weight_triton.launch(input, valid, window, max_noise_size, levels)
+    A program that is captured holds this one operator. A compiler would fuse the sums over windows
+    into one loop, and so compute them anew for every pixel.
+    """
+    scores, window = Scores(input, mode, from_logits, valid), tuple(window)
+    if _why_not_triton(scores, window, max_noise_size, levels) is None:
+        # Here, so that programs with the operator load where there is no Triton.
+        from gliomaseg_layers.functional import outlier_weight_triton
 
-
-@triton_weight.register_kernel("cpu")
-def _(
-    input: Tensor,
-    valid: Tensor | None,
-    window: Sequence[int],
-    max_noise_size: int,
-    levels: Sequence[float],
-) -> Tensor:
-    """Compute it in torch's operations, for a program that was captured on a GPU."""
-    scores = Scores(input, "multilabel", True, valid)
-    weight = counted_weight(scores, tuple(window), max_noise_size, levels)
-    return weight.contiguous()  # as the kernels write it
+        return outlier_weight_triton.launch(input, valid, window, max_noise_size, levels)
+    return counted_weight(scores, window, max_noise_size, levels).contiguous()
 
 
-@triton_weight.register_fake
-def _(input: Tensor, *_: Any) -> Tensor:
-    return input.new_empty(input.shape, dtype=torch.float32)
+@weight_operator.register_fake
+def _(input: Tensor, valid: Tensor | None, mode: str, *_: Any) -> Tensor:
+    batch, channels, *spatial = input.shape
+    shape = (batch, *spatial) if mode == "multiclass" else (batch, channels, *spatial)
+    return input.new_empty(shape, dtype=arithmetic_dtype(input))
