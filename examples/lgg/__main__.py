@@ -10,7 +10,6 @@ import argparse
 import copy
 import json
 import logging
-import os
 import sys
 import tempfile
 import warnings
@@ -222,7 +221,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--patients", type=int, help="use only so many patients, for a quick look")
     add("--held-out", type=float, default=0.3, help="part of the patients held out for the report")
     add("--seed", type=int, default=23, help="of the split, the network and the augmentation")
-    add("--workers", type=int, default=min(2, os.cpu_count() or 1), help="loading processes")
+    add("--workers", type=int, default=0, help="processes that load slices beside the training")
     add(
         "--accelerator",
         default="auto",
