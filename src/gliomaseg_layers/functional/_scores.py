@@ -210,7 +210,7 @@ def clamped_log(probs: Tensor) -> Tensor:
     """Return log q, at least -100 and finite with a finite gradient for every q in [0, 1].
 
     The gradient is 0 where the clamp acts, and below a million times the smallest normal number,
-    where 1 / q, times the weights and what comes from above, might overflow.
+    where 1 / q, times the weights and the gradient that arrives, might overflow.
     """
     normal = probs >= 2**20 * torch.finfo(probs.dtype).tiny
     log = torch.where(normal, probs.where(normal, 1.0).log(), probs.detach().log())

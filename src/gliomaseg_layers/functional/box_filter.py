@@ -194,9 +194,9 @@ def _sum_line(input: Tensor, axis: int, side: int) -> Tensor:
     return total
 
 
-def _add(first: Tensor, second: Tensor, room: Tensor) -> Tensor:
-    """Add into memory that is there: for large images, fresh memory costs more than the sum."""
+def _add(first: Tensor, second: Tensor, out: Tensor) -> Tensor:
+    """Add into memory that is there: for large images, allocating costs more than adding."""
     # A compiler plans memory itself, and refuses strided `out`; a transform refuses any.
     if torch.compiler.is_compiling() or is_transformed():
         return first + second
-    return torch.add(first, second, out=room)
+    return torch.add(first, second, out=out)

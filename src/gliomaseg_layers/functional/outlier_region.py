@@ -279,12 +279,11 @@ def outlier_penalty(
     """
     check_settings(window=window, max_noise_size=max_noise_size, levels=levels)
     scores = read_scores(input, mode, from_logits, mask)
-    costs = [
-        outlier_weight_of(scores, window, max_noise_size, (level,))
-        * _cost_of_class(scores, scores.predicted(level))
-        for level in levels
-    ]
-    return reduce(torch.stack(costs).mean(0), scores.valid, reduction)
+    penalty = torch.zeros((), dtype=scores.values.dtype, device=input.device)
+    for level in levels:
+        weight = outlier_weight_of(scores, window, max_noise_size, (level,))
+        penalty = penalty + weight * _cost_of_class(scores, scores.predicted(level)) / len(levels)
+    return reduce(penalty, scores.valid, reduction)
 
 
 def _cost_of_class(scores: Scores, predicted: Tensor) -> Tensor:
@@ -296,7 +295,8 @@ def _cost_of_class(scores: Scores, predicted: Tensor) -> Tensor:
         if not scores.from_logits:
             return -clamped_log(1 - chosen).squeeze(1)
         others = values.scatter(1, predicted, float("-inf"))
-        top = others.detach().amax(1, keepdim=True)  # apart, or log k drowns beside huge logits
+        # Subtracted here and added below: beside huge logits a logarithm would be rounded away.
+        top = others.detach().amax(1, keepdim=True)
         margin = (others - top).logsumexp(1, keepdim=True) + (top - chosen)
         return -F.logsigmoid(margin).squeeze(1)
     if scores.from_logits:

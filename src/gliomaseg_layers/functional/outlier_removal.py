@@ -24,11 +24,10 @@ def remove_outlier_regions(
 
     .. math:: q'(p) = \begin{cases} 1 - q(p) & \text{if } w(p) > 0 \\ q(p) & \text{else} \end{cases}
 
-    A small island becomes background, and a small hole is filled (but where q is 0.5 itself, which
-    stays black). In multiclass mode the predicted
-    class of a flagged pixel gets probability 0 and the others are scaled up to 1, so that the
-    runner-up is predicted. It needs no label and no components, runs where the tensors are, and
-    is not differentiable in what it flips.
+    A small island becomes background, and a small hole is filled. A pixel whose q is exactly 0.5
+    stays black. In multiclass mode the predicted class of a flagged pixel gets probability 0, and
+    the others are scaled up to 1, so that the runner-up is predicted. No label and no connected
+    components are needed. The flips are not differentiable.
 
     Limits: those of ``outlier_weight``. An island nearer to a large region of its class than half
     the window stays, a line one or two pixels wide goes at any length, and a true region as
@@ -81,7 +80,8 @@ def remove_outlier_regions(
         return input ^ flagged
     if mode != "multiclass":
         return torch.where(flagged, 1 - input, input)
-    # The tiny number keeps 0 / 0 away: the others get equal parts where the winner had it all.
+    # Where the winner had probability 1 the others sum to 0. The tiny number avoids 0 / 0, and they
+    # get equal parts.
     wide = arithmetic_dtype(input)
     others = input.to(wide) + torch.finfo(wide).tiny
     others = others.scatter(1, input.max(1, keepdim=True).indices, 0.0)

@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 NO_TRITON = None if importlib.util.find_spec("triton") else "Triton is not installed"
+if torch.__version__ < "2.8":  # as versions; the Triton of 2.7 takes no tuples of constants
+    NO_TRITON = f"the kernels need torch 2.8 or later, not {torch.__version__}"
 LARGEST_WINDOW = 63  # a row of it lies in three words of the kernels' bits
 MOST_LEVELS = 8
 
@@ -197,7 +199,7 @@ def outlier_weight_backend(
         levels: probabilities at which the predicted class is taken.
 
     Returns:
-        "triton", or "torch: <why the kernels do not serve>".
+        The implementation: ``"triton"``, or ``"torch: <why the kernels do not serve>"``.
 
     Raises:
         TypeError: as ``outlier_weight`` does.

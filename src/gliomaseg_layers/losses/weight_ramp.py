@@ -117,7 +117,7 @@ class WeightRamp:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved state, and write its weight into the loss.
 
-        What is no such state changes nothing.
+        A state that does not fit raises, and changes nothing.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"`state_dict` must be a mapping, got {type(state_dict).__name__}")

@@ -95,7 +95,7 @@ def count_regions(
         ValueError: shapes differ, or an argument is out of its range.
 
     Source: [WAN23] section 5 asks for "an evaluation function that can detect the number of noise
-    points"; 49 pixels is its inner window.
+    points"; 49 pixels is its 7 x 7 square.
 
     Example:
         >>> prediction = [[1, 1, 0, 0, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
