@@ -9,13 +9,14 @@ from torchmetrics import Metric
 
 
 class Totals(Metric):
-    """A metric whose totals are non-negative scalars; torchmetrics' own takes whatever it gets."""
+    """A metric whose states are scalars >= 0. Loading a state that is none of these is an error."""
 
     def tell_apart(self, **settings: Any) -> None:
-        """Have an empty state whose name only equal settings have.
+        """Add an empty state that is named after the settings.
 
-        A MetricCollection updates but one of the metrics whose states are named alike and equal
-        after its first batch, as they are after an empty image whatever the settings.
+        A MetricCollection updates only one of the metrics whose states have equal names and, after
+        the first batch, equal values. An empty image gives all settings equal values. So metrics
+        with other settings need other names.
         """
         self.add_state(f"{settings}", [], dist_reduce_fx=None)
 

@@ -143,12 +143,12 @@ class RegionSizes(NamedTuple):
     hole_boxes: NDArray[np.int64]
 
     def suggest_windows(self, part: float = 0.02) -> tuple[int, int]:
-        """Return the largest odd inner window that at most ``part`` of the regions fit, and 3 x it.
+        """Return the side of the largest square of noise, and three times it, the loss's window.
 
-        Regions that fit the inner window count as noise, so the fewer true regions fit, the less
-        the loss disturbs: [WAN23] 4.1.3 chose 7 because hardly any did. The least is 3. The loss
-        goes by area: it takes thin regions for noise that are longer than the window and no larger
-        than it, ``areas <= inner**2``, which this does not count.
+        At most ``part`` of the regions fit the square; its side is odd, and 3 at least. The loss
+        takes regions that fit it for noise, so the fewer true regions fit, the less it disturbs:
+        [WAN23] 4.1.3 chose 7 because hardly any did. The loss goes by area, ``areas <= side**2``.
+        Thin regions that are longer than the square are noise too. They are not counted here.
 
         Raises:
             ValueError: ``part`` is not at least 0 and below 1.
@@ -156,10 +156,10 @@ class RegionSizes(NamedTuple):
         if not 0 <= part < 1:
             raise ValueError(f"`part` must be at least 0 and below 1, got {part}")
         longest = self.boxes.max(1)
-        inner = 3
-        while longest.size and np.mean(longest <= inner + 2) <= part:
-            inner += 2
-        return inner, 3 * inner
+        side = 3
+        while longest.size and np.mean(longest <= side + 2) <= part:
+            side += 2
+        return side, 3 * side
 
 
 def region_sizes(masks: Iterable[ArrayLike], *, connectivity: int = 2) -> RegionSizes:
