@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,20 @@ def test_every_parameter_can_be_reset(name: str, dims: int) -> None:
         if list(module.parameters(recurse=False)):
             module.reset_parameters()
     assert not [n for n, values in layer.named_parameters() if (values == 7).all()]
+
+
+@every_module
+def test_every_part_is_called_once(name: str, dims: int) -> None:
+    """As a module, so that its hooks run: those of Grad-CAM, torchinfo, captum and FSDP."""
+    layer = make(name, dims).eval()
+    calls = Counter[nn.Module]()
+    for part in layer.modules():
+        part.register_forward_hook(lambda part, *_: calls.update([part]))
+    layer(*inputs(name, dims))
+    theirs = {"AttributeDeepLab": "encoder"}.get(name, "none")  # timm's
+    for path, part in layer.named_modules():
+        if not isinstance(part, nn.ModuleList) and not path.startswith(theirs):
+            assert calls[part] == 1, path
 
 
 @every_module
@@ -252,17 +267,17 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: MultiScaleFusion(4, 0), ValueError, "`deep_channels` must be 1 or more"),
     (lambda: ASPP(0), ValueError, "`in_channels`"),
     (lambda: ASPP(4, 0), ValueError, "`out_channels`"),
-    (lambda: ASPP(4, rates=()), ValueError, "`rates` must have an entry"),
+    (lambda: ASPP(4, rates=()), ValueError, "`rates` must have at least one"),
     (lambda: ASPP(4, rates=6), TypeError, "`rates` must be a sequence of ints, got 6"),
     (lambda: ASPP(4, rates=np.array([6, 12])), TypeError, "`rates` must be a sequence of ints"),
     (lambda: ASPP(4, rates=(0,)), ValueError, "`rates` must be 1 or more, got 0"),
     (lambda: ASPP(4, dropout=1.0), ValueError, "`dropout` must be at least 0 and below 1, got 1.0"),
     (lambda: ASPP(4, norm="layer"), ValueError, "`norm` must be one of 'batch'"),
-    (lambda: SpatialPyramidPooling(4, 4, ()), ValueError, "`bins` must have an entry"),
+    (lambda: SpatialPyramidPooling(4, 4, ()), ValueError, "`bins` must have at least one"),
     (lambda: SpatialPyramidPooling(4, 4, (0,)), ValueError, "`bins` must be 1 or more"),
     (lambda: DepthwiseSeparableConv(4, 4, 2), ValueError, "`kernel_size` must be odd, got 2"),
     (lambda: DepthwiseSeparableConv(4, 4, stride=0), ValueError, "`stride` must be 1 or more"),
-    (lambda: MultiScaleConv(4, 4, ()), ValueError, "`kernel_sizes` must have an entry"),
+    (lambda: MultiScaleConv(4, 4, ()), ValueError, "`kernel_sizes` must have at least one"),
     (lambda: MultiScaleConv(4, 4, (3, 4)), ValueError, "`kernel_sizes` must be odd, got 4"),
     (lambda: AttributeEncoder(0), ValueError, "`in_features` must be 1 or more"),
     (lambda: AttributeEncoder(4, out_size=(3,)), ValueError, "`out_size` must have 2 or 3 entries"),

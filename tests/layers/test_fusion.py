@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from gliomaseg_layers import ChannelAttention, MultiScaleFusion, SpatialAttention
@@ -42,12 +42,12 @@ def check(layer: MultiScaleFusion, x: Tensor, y: Tensor, **tolerance: float) -> 
 
 
 @pytest.fixture(params=[7, 24, 100, 2**17])
-def any_piece(request, monkeypatch) -> None:
+def any_block(request, monkeypatch) -> None:
     """Parts of a channel, some channels, some images, and all at once."""
-    monkeypatch.setattr(_chunked_fusion, "piece_size", lambda maps: request.param)
+    monkeypatch.setattr(_chunked_fusion, "CPU_BLOCK", request.param)
 
 
-@pytest.mark.usefixtures("any_piece")
+@pytest.mark.usefixtures("any_block")
 @every_dims
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize("batch", [1, 3])
@@ -85,19 +85,54 @@ def test_the_planes_are_laid_out_for_a_quick_gradient(dims: int) -> None:
 
 
 def test_other_attentions_in_the_place_of_its_own() -> None:
-    class Nowhere(SpatialAttention):
-        def logits(self, input: Tensor) -> Tensor:
-            return torch.full_like(input[:, :1], -9.0)
+    class Brightness(nn.Module):
+        def forward(self, input: Tensor, *, return_logits: bool) -> Tensor:
+            return input.square()
 
+    class Elsewhere(SpatialAttention):
+        def logits(self, input: Tensor) -> Tensor:
+            return super().logits(input.flip(-1))
+
+    class Twice(ChannelAttention):
+        def forward(self, input: Tensor, *, return_logits: bool = False) -> Tensor:
+            return 2 * super().forward(input.square(), return_logits=return_logits)
+
+    replaced = SpatialAttention()
+    replaced.forward = Brightness().forward
     x, y = torch.randn(2, 2, 4, 6, 5)
     for name, attention in (
         ("channel_attention", ChannelAttention(4, 1, pool=("avg", "max"))),
         ("channel_attention", ChannelAttention(4, 1, pool=("max",))),
-        ("spatial_attention", Nowhere()),
+        ("channel_attention", Twice(4)),
+        ("channel_attention", Brightness()),
+        ("spatial_attention", Brightness()),
+        ("spatial_attention", Elsewhere()),
+        ("spatial_attention", replaced),
     ):
         fuse = MultiScaleFusion(4)
         setattr(fuse, name, attention)
         torch.testing.assert_close(fuse(x, y), literal_fusion(fuse, x, y))
+
+
+def test_hooks_on_the_attentions() -> None:
+    """What a hook returns is what is used, and gradients of the logits can be had."""
+    fuse, (x, y) = MultiScaleFusion(4), torch.randn(2, 2, 4, 6, 5)
+    expected, logits = fuse(x, y), []
+    for attention in (fuse.channel_attention, fuse.spatial_attention):
+        attention.register_forward_hook(lambda _, given, out: logits.append(out))
+        attention.register_full_backward_hook(
+            lambda _, of_input, of_output: logits.extend(of_output)
+        )
+    out = fuse(x, y)
+    torch.testing.assert_close(out, expected)
+    out.square().sum().backward()
+    channel, pixel, *grads = logits
+    g = (channel + pixel).sigmoid()
+    slope = 2 * out * (x - y) * g * (1 - g)
+    torch.testing.assert_close(grads[0], slope.sum(1, True))
+    torch.testing.assert_close(grads[1], slope.sum((2, 3), True))
+    fuse.spatial_attention.register_forward_hook(lambda _, given, out: out.fill_(-1e4))
+    torch.testing.assert_close(fuse(x, y), 0.5 * (x + y) + y)
 
 
 def test_equal_channels_share_no_gradient() -> None:
@@ -108,7 +143,7 @@ def test_equal_channels_share_no_gradient() -> None:
     check(make(8), zero, torch.zeros_like(zero, requires_grad=True))
 
 
-@pytest.mark.usefixtures("any_piece")
+@pytest.mark.usefixtures("any_block")
 def test_strided_and_mixed_formats() -> None:
     layer = make(4)
     x, y = maps(2, 4, 5, 6)
@@ -124,7 +159,7 @@ def test_strided_and_mixed_formats() -> None:
     )
 
 
-@pytest.mark.usefixtures("any_piece")
+@pytest.mark.usefixtures("any_block")
 @every_dims
 def test_gradients_of_both_orders(dims: int) -> None:
     layer = make(2, dims)
@@ -141,7 +176,7 @@ def test_gradients_of_both_orders(dims: int) -> None:
 FREE = ["x", "y", "shallow_weight", "deep_weight", "bias", "channel_attention", "spatial_attention"]
 
 
-@pytest.mark.usefixtures("any_piece")
+@pytest.mark.usefixtures("any_block")
 @pytest.mark.parametrize(
     "free", [*([n] for n in FREE), *itertools.combinations(FREE[:4], 2)], ids="+".join
 )
@@ -165,6 +200,15 @@ def test_upstream_and_inputs_are_left_alone() -> None:
     again = torch.autograd.grad(out, [x, y], upstream)
     assert all(map(torch.equal, before, (x, y, upstream)))
     torch.testing.assert_close(first, again)
+
+
+def test_weights_of_another_dtype_promote_no_map() -> None:
+    layer = make(8, dtype=torch.float32)
+    x, y = (v.detach().bfloat16() for v in maps(2, 8, 9, 9))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [layer(x, y), torch.compile(layer, fullgraph=True, backend="aot_eager")(x, y)]
+    assert [out.dtype for out in found] == [torch.bfloat16] * 2
+    torch.testing.assert_close(*found, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

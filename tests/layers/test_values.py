@@ -35,7 +35,8 @@ def test_channel_attention(pool: tuple[str, ...], size: tuple[int, ...]) -> None
         hidden = F.relu(values @ first.weight.flatten(1).T + first.bias)
         logits += hidden @ second.weight.flatten(1).T + second.bias
     logits = logits.view(2, 6, *(1 for _ in size))
-    torch.testing.assert_close(layer.logits(x), logits, **CLOSE)
+    for found in (layer.logits(x), layer(x, return_logits=True)):
+        torch.testing.assert_close(found, logits, **CLOSE)
     torch.testing.assert_close(layer(x), x * torch.sigmoid(logits), **CLOSE)
 
 
@@ -85,12 +86,18 @@ def test_spatial_attention(size: tuple[int, ...]) -> None:
     both = torch.stack([x.mean(1), x.amax(1)], 1)
     convolve = F.conv2d if len(size) == 2 else F.conv3d
     logits = convolve(both, layer.convolution.weight, layer.convolution.bias, padding=1)
-    torch.testing.assert_close(layer.logits(x), logits, **CLOSE)
+    for found in (layer.logits(x), layer(x, return_logits=True), layer(both, pooled=True)):
+        torch.testing.assert_close(found, logits, **CLOSE)
+    with pytest.raises(ValueError, match=r"`input` must be \(N, 2, "):
+        layer(x, pooled=True)
     torch.testing.assert_close(layer(x), x * torch.sigmoid(logits), **CLOSE)
 
 
 def test_fusion_starts_as_the_mean_and_a_choice() -> None:
     layer = MultiScaleFusion(4)
+    assert {values.shape for values in (layer.shallow_weight, layer.deep_weight, layer.bias)} == {
+        (1,)
+    }
     assert layer.shallow_weight == layer.deep_weight == 0.5
     assert layer.bias == 0
     x = torch.randn(1, 4, 6, 6)
@@ -192,8 +199,8 @@ def test_multi_scale_conv(channels: int) -> None:
     layer = MultiScaleConv(4, channels, (3, 5)).eval()
     x = torch.randn(2, 4, 10, 11)
     scales = torch.cat([branch(x) for branch in layer.branches], 1)
-    mixed = layer.mix(scales * torch.sigmoid(layer.channel_attention.logits(scales)))
-    looked = mixed * torch.sigmoid(layer.spatial_attention.logits(mixed))
+    mixed = layer.mix(scales * torch.sigmoid(layer.channel_attention(scales, return_logits=True)))
+    looked = mixed * torch.sigmoid(layer.spatial_attention(mixed, return_logits=True))
     torch.testing.assert_close(layer(x), looked + layer.shortcut(x), **CLOSE)
     assert isinstance(layer.shortcut, nn.Identity) == (channels == 4)
     assert [branch[0][0].kernel_size for branch in layer.branches] == [(3, 3), (5, 5)]

@@ -85,7 +85,7 @@ def test_msfen_weighs_z_scored_modalities() -> None:
     network = MSFEN(2, 1, (4, 6))
     x = torch.randn(2, 2, 16, 16) ** 3
     x = (x - x.mean((2, 3), True)) / x.std((2, 3), keepdim=True)
-    one, other = network.modality_attention.logits(x)
+    one, other = network.modality_attention(x, return_logits=True)
     assert not torch.allclose(one, other, atol=1e-3)
 
 
@@ -146,7 +146,7 @@ def test_learns_a_toy_scene(name: str) -> None:
     [
         (lambda: UNet(0), ValueError, "`in_channels` must be 1 or more, got 0"),
         (lambda: UNet(3, 0), ValueError, "`classes` must be 1 or more, got 0"),
-        (lambda: UNet(widths=()), ValueError, r"`widths` must have an entry at least, got \(\)"),
+        (lambda: UNet(widths=()), ValueError, r"`widths` must have at least one entry, got \(\)"),
         (lambda: UNet(widths=64), TypeError, "`widths` must be a sequence of ints, got 64"),
         (lambda: UNet.mini(widths=(4, 8)), TypeError, "multiple values .* 'widths'"),
         (lambda: UNet(widths=(4, 0)), ValueError, "`widths` must be 1 or more, got 0"),
@@ -154,7 +154,7 @@ def test_learns_a_toy_scene(name: str) -> None:
         (
             lambda: UNet(3, 1, (4,))(torch.rand(1, 3, 0, 4)),
             ValueError,
-            r"`input` must have a pixel at least, got shape \(1, 3, 0, 4\)",
+            r"`input` must have at least one pixel, got shape \(1, 3, 0, 4\)",
         ),
     ],
 )

@@ -83,7 +83,7 @@ def make(name: str, dims: int) -> nn.Module:
 def literal_fusion(layer: MultiScaleFusion, x: Tensor, y: Tensor) -> Tensor:
     """[ZHANG-MSF] eq. 1-2, word for word."""
     merged = layer.shallow_weight * x + layer.deep_weight * y + layer.bias
-    weight = torch.sigmoid(
-        layer.channel_attention.logits(merged) + layer.spatial_attention.logits(merged)
-    )
+    attentions = (layer.channel_attention, layer.spatial_attention)
+    channel, pixel = (attention(merged, return_logits=True) for attention in attentions)
+    weight = torch.sigmoid(channel + pixel)
     return merged + weight * x + (1 - weight) * y

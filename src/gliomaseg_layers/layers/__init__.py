@@ -1,6 +1,6 @@
 """Layers of the four papers, in 2-D and 3-D; import them from ``gliomaseg_layers``.
 
-The costs that they state count the multiply-adds of convolutions and matrix products.
+The costs in the documentation count the multiply-adds of convolutions and matrix products.
 """
 
 from gliomaseg_layers.layers.aspp import ASPP

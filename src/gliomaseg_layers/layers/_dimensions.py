@@ -13,20 +13,20 @@ NORMS = ("batch", "group", "instance")
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
-class _OfOnePixel(nn.modules.conv._ConvNd):
-    """A 1 x 1 convolution of pooled maps, by a matrix product: threads cost a CPU more than it."""
+class _Pointwise(nn.modules.conv._ConvNd):
+    """A 1 x 1 convolution by a matrix product, which a CPU does faster for a few pixels."""
 
     def forward(self, input: Tensor) -> Tensor:
-        out = F.linear(input.flatten(1), self.weight.flatten(1), self.bias)
-        return out.reshape(*out.shape, *input.shape[2:])
+        out = F.linear(input.flatten(2).mT, self.weight.flatten(1), self.bias).mT
+        return out.reshape(*out.shape[:2], *input.shape[2:])
 
 
-class PooledConv2d(_OfOnePixel, nn.Conv2d):
-    """``nn.Conv2d`` with a kernel of 1, for maps of one pixel."""
+class PointwiseConv2d(_Pointwise, nn.Conv2d):
+    """``nn.Conv2d`` with a kernel of 1, for maps of a few pixels."""
 
 
-class PooledConv3d(_OfOnePixel, nn.Conv3d):
-    """``nn.Conv3d`` with a kernel of 1, for maps of one voxel."""
+class PointwiseConv3d(_Pointwise, nn.Conv3d):
+    """``nn.Conv3d`` with a kernel of 1, for maps of a few voxels."""
 
 
 def check_spatial_dims(spatial_dims: int) -> None:
@@ -58,7 +58,7 @@ def check_each(
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise TypeError(f"`{name}` must be a sequence of ints, got {values!r}")
     if not values and not may_be_empty:
-        raise ValueError(f"`{name}` must have an entry at least, got {values!r}")
+        raise ValueError(f"`{name}` must have at least one entry, got {values!r}")
     for value in values:
         check(name, value)
 
@@ -77,11 +77,12 @@ def check_features(name: str, tensor: Tensor, channels: int | None, spatial_dims
 
 
 def make_norm(norm: str, channels: int, spatial_dims: int, *, pooled: bool = False) -> nn.Module:
-    """Return a norm that trains on any input, also on the pooled map of a single image."""
+    """Return a norm that trains on any input, even on the pooled map of a single image."""
     if norm == "batch":
         return BatchNorm2d(channels) if spatial_dims == 2 else BatchNorm3d(channels)
-    # Two channels a group at least: the norm of a single value is nothing. A pooled map has a value
-    # per channel, so its instance is all of them. (torch's instance norm keeps no channels_last.)
+    # A group has at least two channels, because a single value is always normalised to 0. A pooled
+    # map has one value per channel: there "instance" normalises over all channels. It is a group
+    # norm too, because torch's instance norm makes channels_last maps contiguous.
     largest = {"group": min(32, max(channels // 2, 1)), "instance": 1 if pooled else channels}[norm]
     return nn.GroupNorm(max(n for n in range(1, largest + 1) if channels % n == 0), channels)
 
@@ -118,8 +119,8 @@ def _channels_last(maps: Tensor) -> torch.memory_format:
 
 
 def lay_out_as(values: Tensor, reference: Tensor) -> Tensor:
-    """Give ``values`` the memory format of ``reference``, or a concatenation would lose it."""
-    if is_transformed():  # torch.func knows no formats
+    """Give ``values`` the memory format of ``reference``; concatenating two formats loses both."""
+    if is_transformed():  # torch.func does not support memory formats
         return values
     last = _channels_last(reference)
     same = reference.is_contiguous(memory_format=last)
@@ -127,16 +128,16 @@ def lay_out_as(values: Tensor, reference: Tensor) -> Tensor:
 
 
 def lay_out_thin(maps: Tensor) -> Tensor:
-    """Lay out maps of a few channels as the gradient of a convolution of them wants it."""
-    # oneDNN, which takes float32 on a CPU, is up to four times slower on contiguous ones, with
-    # kernels of 3 to 7; with one of 15 it would be faster.
+    """Give maps of a few channels the memory format in which convolving them is fastest."""
+    # Of contiguous float32 maps on a CPU, oneDNN takes up to four times as long for the gradient of
+    # a convolution with a kernel of 3 to 7. (With a kernel of 15 it takes less time.)
     if not (maps.is_cpu and maps.dtype == torch.float32 and runs_eagerly()):
         return maps
     return maps.contiguous(memory_format=_channels_last(maps))
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw every convolution's weights as He et al. for ReLU, fan in; biases 0."""
+    """Draw all weights as He et al. for ReLU, fan in, and set biases to 0."""
     for part in module.modules():
         if isinstance(part, (nn.Conv2d, nn.Conv3d, nn.Linear)):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")

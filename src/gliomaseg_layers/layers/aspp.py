@@ -1,4 +1,4 @@
-"""Atrous spatial pyramid pooling: one map seen through windows of several widths."""
+"""Atrous spatial pyramid pooling: convolutions of several dilations side by side."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,9 +31,10 @@ class ASPP(nn.Module):
     dilation of ``rates``; 1 x 1 of the mean over the image, spread over the grid. The projection
     :math:`P` is the same, 1 x 1, with dropout after it.
 
-    Names and order of the parameters are torchvision's, and those of segmentation_models.pytorch:
-    weights of either load by ``load_state_dict``. Unlike theirs it trains on a single image: where
-    a batch has one value per channel, its batch norm takes the running statistics.
+    The parameters have the names and the order of those in torchvision and in
+    segmentation_models.pytorch, whose weights load by ``load_state_dict``. Unlike their layers, this
+    one trains on a single image: where a batch has one value per channel, batch norm uses the
+    running statistics.
 
     Cost of ``ASPP(64, 64)`` on 32 x 32: 140,032 parameters, 138,416,128 multiply-adds,
     receptive field the image.
@@ -129,7 +130,7 @@ class ASPP(nn.Module):
 
 
 class _GlobalMean(nn.Module):
-    """The mean over the image, ``(N, C, 1, 1)``; a mean needs no grid, so that it exports."""
+    """The mean over the image, ``(N, C, 1, 1)``. It exports for any size."""
 
     def forward(self, input: Tensor) -> Tensor:
         return input.mean(tuple(range(2, input.dim())), keepdim=True)

@@ -1,4 +1,4 @@
-"""Where to look: weights for channels, and weights for pixels."""
+"""Attention: a weight for every channel, and a weight for every pixel."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from gliomaseg_layers._checks import check_choice
 from gliomaseg_layers.layers._dimensions import (
     CONVOLUTION,
-    PooledConv2d,
-    PooledConv3d,
+    PointwiseConv2d,
+    PointwiseConv3d,
     check_count,
     check_features,
     check_odd,
@@ -22,15 +22,16 @@ __all__ = ["ChannelAttention", "SpatialAttention"]
 
 
 class ChannelAttention(nn.Module):
-    r"""Weigh every channel by what it holds over the whole image.
+    r"""Multiply every channel by a weight computed from the whole image.
 
     .. math::
         \mathrm{logits}(x) &= \sum_{\mathrm{pool}}
             (W_2\,\mathrm{ReLU}(W_1\,\mathrm{pool}(x) + b_1) + b_2) \\
         y &= x \cdot \sigma(\mathrm{logits}(x))
 
-    The bottleneck, two 1 x 1 convolutions, is shared by the pools. ``pool=("avg",)`` is
+    The bottleneck, two 1 x 1 convolutions, is the same for all pools. ``pool=("avg",)`` is
     squeeze-and-excitation, ``("avg", "max")`` the channel attention of CBAM.
+    ``attention(x, return_logits=True)`` returns the logits.
 
     Cost of ``ChannelAttention(64)`` on 32 x 32: 580 parameters, 512 multiply-adds, receptive
     field the image.
@@ -43,8 +44,8 @@ class ChannelAttention(nn.Module):
 
     Shape:
         ``(N, channels, *spatial)`` to the same; logits ``(N, channels, 1, 1)`` or
-        ``(N, channels, 1, 1, 1)``. Initialised as He et al. for ReLU, with the signs of a hidden
-        channel's weights flipped where they add up to less than 0.
+        ``(N, channels, 1, 1, 1)``. Initialised as He et al. for ReLU. Where the weights of a hidden
+        channel add up to less than 0, their signs are flipped.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -56,7 +57,7 @@ class ChannelAttention(nn.Module):
         >>> import torch
         >>> attention = ChannelAttention(32)
         >>> x = torch.rand(2, 32, 20, 20)
-        >>> attention(x).shape, attention.logits(x).shape
+        >>> attention(x).shape, attention(x, return_logits=True).shape
         (torch.Size([2, 32, 20, 20]), torch.Size([2, 32, 1, 1]))
     """
 
@@ -83,33 +84,39 @@ class ChannelAttention(nn.Module):
         self.pool = tuple(pool)
         self.spatial_dims = spatial_dims
         hidden = max(channels // reduction, 1)
-        convolution = PooledConv2d if spatial_dims == 2 else PooledConv3d
+        convolution = PointwiseConv2d if spatial_dims == 2 else PointwiseConv3d
         self.bottleneck = nn.Sequential(
             convolution(channels, hidden, 1), nn.ReLU(), convolution(hidden, channels, 1)
         )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Initialise the weights again."""
         initialise(self)
-        # The pools of maps after a ReLU are positive: a hidden channel whose weights add up to
-        # less than 0 would be asleep from the start, and with a single one all of the attention.
+        # Pooled values of a map after a ReLU are positive. A hidden channel whose weights add up to
+        # less than 0 mostly makes negative sums of them, and its own ReLU passes on no gradient.
+        # With a single hidden channel the attention would learn nothing.
         with torch.no_grad():
             weight: Tensor = self.bottleneck[0].weight  # type: ignore[assignment]
             weight *= torch.where(weight.sum(1, keepdim=True) < 0, -1.0, 1.0)
 
     def logits(self, input: Tensor) -> Tensor:
-        """Return the weights before their sigmoid."""
+        """Return what ``forward(input, return_logits=True)`` does, without calling hooks."""
         check_features("input", input, self.channels, self.spatial_dims)
         axes = tuple(range(2, input.dim()))
         pooled = [
             input.mean(axes, keepdim=True) if name == "avg" else input.amax(axes, keepdim=True)
             for name in self.pool
         ]
-        return torch.stack([self.bottleneck(values) for values in pooled]).sum(0)
+        # The pools become the pixels of one map, so that the bottleneck is called once: hooks on a
+        # ReLU that is called twice mix up its inputs.
+        logits: Tensor = self.bottleneck(torch.cat(pooled, 2)).sum(2, keepdim=True)
+        return logits
 
-    def forward(self, input: Tensor) -> Tensor:
-        return input * self.logits(input).sigmoid()
+    def forward(self, input: Tensor, *, return_logits: bool = False) -> Tensor:
+        """Return ``input`` weighed, or the logits of its channels."""
+        logits = self.logits(input)
+        return logits if return_logits else input * logits.sigmoid()
 
     def extra_repr(self) -> str:
         return (
@@ -119,11 +126,13 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    r"""Weigh every pixel by what the channels hold there and around.
+    r"""Multiply every pixel by a weight computed from all channels there and around.
 
     .. math::
         \mathrm{logits}(x) &= W * [\mathrm{mean}_c\,x,\ \max_c x] + b \\
         y &= x \cdot \sigma(\mathrm{logits}(x))
+
+    ``attention(x, return_logits=True)`` returns the logits.
 
     Cost of ``SpatialAttention()`` on 32 x 32: 99 parameters, 100,352 multiply-adds, receptive
     field 7 x 7.
@@ -146,7 +155,7 @@ class SpatialAttention(nn.Module):
         >>> import torch
         >>> attention = SpatialAttention()
         >>> x = torch.rand(2, 32, 20, 20)
-        >>> attention(x).shape, attention.logits(x).shape
+        >>> attention(x).shape, attention(x, return_logits=True).shape
         (torch.Size([2, 32, 20, 20]), torch.Size([2, 1, 20, 20]))
     """
 
@@ -161,11 +170,24 @@ class SpatialAttention(nn.Module):
         initialise(self)
 
     def logits(self, input: Tensor) -> Tensor:
-        """Return the weights before their sigmoid."""
+        """Return what ``forward(input, return_logits=True)`` does, without calling hooks."""
         check_features("input", input, None, self.spatial_dims)
-        # max, not amax: its gradient goes to one channel and needs an index, not the input.
-        statistics = torch.cat([input.mean(1, True), input.max(1, True).values], 1)
-        return self.convolution(lay_out_thin(statistics))  # type: ignore[no-any-return]
+        # max, not amax: its gradient goes to one channel, and backward keeps an index, no map.
+        return self._convolve(torch.cat([input.mean(1, True), input.max(1, True).values], 1))
 
-    def forward(self, input: Tensor) -> Tensor:
-        return input * self.logits(input).sigmoid()
+    def forward(
+        self, input: Tensor, *, return_logits: bool = False, pooled: bool = False
+    ) -> Tensor:
+        """Return ``input`` weighed, or the logits of its pixels.
+
+        ``pooled=True`` is for a caller that has pooled its map over the channels already: ``input``
+        is then that mean and that maximum, ``(N, 2, *spatial)``, and the output is the logits.
+        """
+        if pooled:
+            check_features("input", input, 2, self.spatial_dims)
+            return self._convolve(input)
+        logits = self.logits(input)
+        return logits if return_logits else input * logits.sigmoid()
+
+    def _convolve(self, pooled: Tensor) -> Tensor:
+        return self.convolution(lay_out_thin(pooled))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Attributes of a patient or a slice, as a map beside the image's features."""
+"""Attributes of a patient or a slice, as a map to be concatenated to the features of the image."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -16,8 +16,8 @@ class AttributeEncoder(nn.Module):
 
     .. math:: y = \mathrm{reshape}(W_k\,\mathrm{ReLU}(\cdots \mathrm{ReLU}(W_1 a + b_1)) + b_k)
 
-    Attributes are what is known beside the image: genomic clusters (one-hot), age, the position of
-    the slice. Missing ones are the caller's to encode.
+    Attributes are numbers that are known besides the image: genomic clusters (one-hot), age, the
+    position of the slice. The caller decides how to encode missing ones.
 
     Cost of ``AttributeEncoder(20)`` on 32 x 32: 101,760 parameters, 100,864 multiply-adds,
     receptive field every attribute.

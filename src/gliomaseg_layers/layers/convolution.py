@@ -103,7 +103,7 @@ class DepthwiseSeparableConv(nn.Sequential):
 
 
 class MultiScaleConv(nn.Module):
-    r"""Look at several scales side by side, weigh what each found, and add the input.
+    r"""Convolve with several kernels side by side, weigh the result by attention, add the input.
 
     .. math::
         c &= [\mathrm{ReLU}(\mathrm{BN}(W_k * x))]_{k} \\

@@ -1,6 +1,7 @@
 """Multi-scale fusion of shallow and deep features by channel and spatial attention."""
 
 from collections.abc import Callable
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from gliomaseg_layers.layers._dimensions import (
     check_spatial_dims,
     initialise,
     lay_out_as,
-    lay_out_thin,
     resize,
 )
 from gliomaseg_layers.layers.attention import ChannelAttention, SpatialAttention
@@ -23,18 +23,25 @@ __all__ = ["MultiScaleFusion"]
 
 
 class MultiScaleFusion(nn.Module):
-    r"""Merge shallow features x and deep features y, and let attention choose between them.
+    r"""Merge shallow features x and deep features y, with attention that chooses between them.
 
     .. math::
         m &= p_1 x + p_2 y + p_3 \\
         g &= \sigma(\mathrm{ca}(m) + \mathrm{sa}(m)) \\
         \mathrm{out} &= m + g x + (1 - g) y
 
-    with the logits of :class:`ChannelAttention` and :class:`SpatialAttention`, and learned numbers
-    :math:`p_1, p_2, p_3` (``shallow_weight``, ``deep_weight``, ``bias``; 0.5, 0.5 and 0 at first).
-    It stands where a U-Net concatenates. Run eagerly it keeps x and y for backward, and no map
-    besides; second derivatives work. Compiled, exported, under ``torch.func`` and with other
-    attentions in the place of its own it is the formula.
+    with the logits ca of :class:`ChannelAttention` and sa of :class:`SpatialAttention`, and learned
+    numbers :math:`p_1, p_2, p_3` (``shallow_weight``, ``deep_weight``, ``bias``; 0.5, 0.5 and 0 at
+    first). Use it where a U-Net concatenates.
+
+    In an eager program backward keeps x and y and no other map, and a second derivative works too.
+    Compiled, exported or under ``torch.func`` the layer computes the formula as it stands above.
+
+    Both attentions are called as modules, once a forward, so that their hooks run and FSDP can wrap
+    them. In an eager program their inputs are pooled already: ``channel_attention`` gets the mean
+    of m over the pixels, as a map of one pixel, and ``spatial_attention`` gets ``pooled=True``.
+    Another module in the place of either is called as ``attention(m, return_logits=True)``, and the
+    formula is computed as it stands.
 
     Cost of ``MultiScaleFusion(64)`` on 32 x 32: 682 parameters, 100,864 multiply-adds,
     receptive field the image.
@@ -89,19 +96,19 @@ class MultiScaleFusion(nn.Module):
         )
         self.channel_attention = ChannelAttention(channels, reduction, spatial_dims=spatial_dims)
         self.spatial_attention = SpatialAttention(kernel_size, spatial_dims=spatial_dims)
-        self.shallow_weight = nn.Parameter(torch.empty(()))
-        self.deep_weight = nn.Parameter(torch.empty(()))
-        self.bias = nn.Parameter(torch.empty(()))
+        self.shallow_weight = nn.Parameter(torch.empty(1))
+        self.deep_weight = nn.Parameter(torch.empty(1))
+        self.bias = nn.Parameter(torch.empty(1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin anew; the attentions are left to their own."""
+        """Initialise again, but for the attentions, which have ``reset_parameters`` themselves."""
         for weight, value in ((self.shallow_weight, 0.5), (self.deep_weight, 0.5), (self.bias, 0)):
             nn.init.constant_(weight, value)
         initialise(self.projection)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
-        """Fuse ``shallow`` (low semantics, fine) and ``deep`` (high semantics, coarser)."""
+        """Fuse ``shallow``, on a fine grid, with ``deep``, whose grid may be coarser."""
         check_features("shallow", shallow, self.channels, self.spatial_dims)
         check_features("deep", deep, self.deep_channels, self.spatial_dims)
         if deep.shape[0] != shallow.shape[0]:
@@ -109,31 +116,36 @@ class MultiScaleFusion(nn.Module):
                 f"`deep` must have the batch size of `shallow`, {shallow.shape[0]}, "
                 f"got {deep.shape[0]}"
             )
-        # The 1 x 1 projection and the interpolation commute: the smaller grid is the cheaper one.
+        # The projection goes first: its result is the same, and cheaper on the smaller grid.
         deep = resize(self.projection(deep), shallow.shape[2:])
+        # Tensors of no axis: with shape (1,), fp32 weights would promote half-precision maps.
+        p1, p2, p3 = (w.reshape(()) for w in (self.shallow_weight, self.deep_weight, self.bias))
         if not (runs_eagerly() and self._has_its_own_attentions()):
-            merged = self.shallow_weight * shallow + self.deep_weight * deep + self.bias
-            logits = self.channel_attention.logits(merged) + self.spatial_attention.logits(merged)
-            return merged + deep + logits.sigmoid() * (shallow - deep)
-        # The same in two passes. The statistics of `merged` are those of x and y, weighed likewise.
+            merged = p1 * shallow + p2 * deep + p3
+            channel = self.channel_attention(merged, return_logits=True)
+            pixel = self.spatial_attention(merged, return_logits=True)
+            return merged + deep + (channel + pixel).sigmoid() * (shallow - deep)
+        # The same without the map `merged`. Its means are those of x and y, weighed likewise. So is
+        # its maximum over the channels, once it is known in which channel it is.
         dtype = torch.promote_types(shallow.dtype, deep.dtype)
         x, y = (lay_out_as(values.to(dtype), shallow) for values in (shallow, deep))
-        p1, p2, p3 = self.shallow_weight, self.deep_weight, self.bias
-        x, y, mean_x, mean_y, planes_x, planes_y = Statistics.apply(x, y, p1, p2)
-        channel = self.channel_attention.bottleneck(p1 * mean_x + p2 * mean_y + p3)
-        planes = lay_out_thin(p1 * planes_x + p2 * planes_y + p3)
-        pixel = self.spatial_attention.convolution(planes)
+        x, y, mean_x, mean_y, pooled_x, pooled_y = Statistics.apply(x, y, p1, p2)
+        # The logits depend on the mean over the pixels alone, so that it can stand for the map.
+        channel = self.channel_attention(p1 * mean_x + p2 * mean_y + p3, return_logits=True)
+        pixel = self.spatial_attention(p1 * pooled_x + p2 * pooled_y + p3, pooled=True)
         out: Tensor = Choice.apply(x, y, channel.to(dtype), pixel.to(dtype), p1, p2, p3)
         return out
 
     def _has_its_own_attentions(self) -> bool:
-        """Tell whether both attentions are what the two passes take them for."""
+        """Tell whether both attentions still compute what those of the constructor do."""
         channel, pixel = self.channel_attention, self.spatial_attention
-        return (
-            type(channel) is ChannelAttention
-            and channel.pool == ("avg",)
-            and type(pixel) is SpatialAttention
-        )
+        # A subclass may have the same methods: FSDP makes one of each class that it wraps.
+        return all(
+            isinstance(module, kind)
+            and module.forward == MethodType(kind.forward, module)
+            and module.logits == MethodType(kind.logits, module)
+            for module, kind in ((channel, ChannelAttention), (pixel, SpatialAttention))
+        ) and channel.pool == ("avg",)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, deep_channels={self.deep_channels}"

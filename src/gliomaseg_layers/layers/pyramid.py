@@ -1,4 +1,4 @@
-"""Spatial pyramid pooling: what coarse grids over the whole image hold."""
+"""Spatial pyramid pooling: means over the cells of coarse grids."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,7 +21,7 @@ __all__ = ["SpatialPyramidPooling"]
 
 
 class SpatialPyramidPooling(nn.Module):
-    r"""Pool to coarse grids, convolve each, spread them over the input's grid, and project.
+    r"""Pool to coarse grids, convolve each, resize to the input's grid, concatenate and project.
 
     .. math:: y = P([x,\ \mathrm{up}(B_1(\mathrm{pool}_{b_1}(x))), \dots])
 
@@ -31,8 +31,8 @@ class SpatialPyramidPooling(nn.Module):
     ``in_channels // len(bins)`` channels, at least one; :math:`P` is 1 x 1 too. Each is a
     convolution without bias, a batch norm and a ReLU.
 
-    The cells are one small matrix per axis, so that the layer exports to ONNX for any size; grids
-    finer than the image repeat pixels.
+    Pooling is a product with one small matrix per axis, so that the layer exports to ONNX for any
+    size. Where a grid is finer than the image, pixels are repeated.
 
     Cost of ``SpatialPyramidPooling(64, 64)`` on 32 x 32: 12,544 parameters, 9,328,640
     multiply-adds, receptive field the image.
@@ -92,7 +92,7 @@ class SpatialPyramidPooling(nn.Module):
         maps = [input]
         for count, branch in zip(self.bins, self.branches, strict=True):
             cells = lay_out_as(_mean_cells(input, count), input)
-            # Not `resize`, which asks whether the grid is the same: no captured program knows.
+            # Not `resize`: whether the grids are equal is unknown in an export for any size.
             mode = "bilinear" if input.dim() == 4 else "trilinear"
             maps.append(F.interpolate(branch(cells), input.shape[2:], mode=mode))
         return self.project(torch.cat(maps, 1))  # type: ignore[no-any-return]

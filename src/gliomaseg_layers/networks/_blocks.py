@@ -1,4 +1,4 @@
-"""What the networks share: their convolutions, and images of any size."""
+"""What the networks share: convolutions, and the padding and cropping for images of any size."""
 
 import torch
 from torch import Tensor, nn
@@ -7,12 +7,12 @@ from gliomaseg_layers.layers._dimensions import initialise, lay_out_as, make_nor
 
 
 def activated(convolution: nn.Module, channels: int) -> nn.Sequential:
-    """Return a convolution, a batch norm and a ReLU."""
+    """Return the convolution followed by a batch norm and a ReLU."""
     return nn.Sequential(convolution, make_norm("batch", channels, 2), nn.ReLU())
 
 
 def convolve(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
-    """Return the same with a plain convolution."""
+    """Return a convolution, a batch norm and a ReLU."""
     padding = kernel_size // 2
     convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
     initialise(convolution)
@@ -25,29 +25,30 @@ def convolve_twice(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def pad(input: Tensor, step: int) -> Tensor:
-    """Repeat the last row and column until both sides are multiples of ``step``, two at least."""
+    """Repeat the last row and column until both sides are 2, 3, ... times ``step``."""
     if 0 in input.shape[2:]:
-        raise ValueError(f"`input` must have a pixel at least, got shape {tuple(input.shape)}")
+        raise ValueError(f"`input` must have at least one pixel, got shape {tuple(input.shape)}")
     padded = input
     for axis in (2, 3):
         side = input.shape[axis]
-        # Two, because a grid of one would be a program of its own where sizes are symbols, and
-        # because a batch norm wants several values. As a product, so that halves of it are known to
-        # be whole; of positive numbers, whose quotients ONNX rounds down too.
-        # torch 2.6 captures no sym_max of sizes that it knows.
+        # At least twice, because a batch norm needs several values, and because torch.export for
+        # any size makes a special case of size 1. Written as a product, which shows torch.export
+        # that the side can be halved. No number is negative, because ONNX rounds quotients of
+        # negative ones another way. torch 2.6 cannot capture sym_max of ints.
         larger = torch.sym_max if isinstance(side, torch.SymInt) else max
         whole = larger((side + step - 1) // step, 2) * step
         places = torch.arange(whole, device=input.device).clamp(max=side - 1)
-        # Gathered, because the gradient of torch's replication padding does not compile.
+        # By index, because the gradient of torch's replication padding does not compile.
         padded = padded.index_select(axis, places)
     return lay_out_as(padded, input)
 
 
 def crop(output: Tensor, input: Tensor) -> Tensor:
-    """Cut off what :func:`pad` has added to ``input``."""
+    """Cut off the rows and columns that :func:`pad` added to ``input``."""
     cropped = output
     for axis in (2, 3):
-        # Gathered: a slice asks whether it is the whole map, which no captured program knows.
+        # By index, because a slice depends on whether it is the whole map, which is unknown in an
+        # export for any size.
         places = torch.arange(input.shape[axis], device=input.device)
         cropped = cropped.index_select(axis, places)
     return lay_out_as(cropped, output)
