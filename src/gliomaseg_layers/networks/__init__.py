@@ -1,8 +1,8 @@
 """Networks of the four papers, short compositions of the layers; import them from
 ``gliomaseg_layers``.
 
-``AttributeDeepLab`` alone needs more than torch: timm, of the extra ``networks``. The costs that
-they state count the multiply-adds of convolutions and matrix products.
+``AttributeDeepLab`` alone needs more than torch: timm, of the extra ``networks``. The costs in the
+documentation count the multiply-adds of convolutions and matrix products.
 """
 
 from gliomaseg_layers.networks.attribute_deeplab import AttributeDeepLab

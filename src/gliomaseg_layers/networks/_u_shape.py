@@ -1,4 +1,4 @@
-"""The U that a U-Net and its kin share; each brings its own blocks."""
+"""What U-Net, MU-Net and MSFEN have in common: the U shape. Each has its own blocks."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -16,23 +16,23 @@ FUSIONS = ("concat", "msf")
 
 
 class Concatenation(nn.Module):
-    """Put the shallow and the deep map side by side."""
+    """Concatenate the shallow and the deep map."""
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
         return torch.cat([shallow, deep], 1)
 
 
 class UShape(nn.Module):
-    """An encoder that halves the grid, a bottleneck, and a decoder that sees the encoder's maps.
+    """An encoder that halves the grid, a bottleneck, and a decoder with skip connections.
 
     Args:
         in_channels: channels of the image.
         classes: channels of the output.
         widths: channels of every level, the last the bottleneck's.
-        encode: makes a level of the encoder, from its numbers of channels in and out.
-        bottleneck: likewise.
-        decode: likewise.
-        fusion: how the decoder merges a skip connection.
+        encode: makes a level of the encoder, given its numbers of input and output channels.
+        bottleneck: makes the bottleneck, given the same.
+        decode: makes a level of the decoder, given the same.
+        fusion: "concat" or "msf", how the decoder merges a skip connection.
     """
 
     __call__: Callable[..., Tensor]

@@ -1,4 +1,4 @@
-"""DeepLabv3+ that sees what is known of the patient beside the image."""
+"""DeepLabv3+ with attributes of the patient beside the image."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,40 +21,41 @@ STRIDES = (8, 16, 32)
 class AttributeDeepLab(nn.Module):
     """DeepLabv3+ of [WAN23] 3.2, with a map of the patient's attributes beside its features.
 
-    A timm encoder gives maps of a quarter of the image's grid (48 channels with the default) and of
-    1 / ``output_stride`` of it (528). An :class:`~gliomaseg_layers.AttributeEncoder` turns the
-    attributes into 3 channels, which are concatenated to the latter before
-    :class:`~gliomaseg_layers.ASPP`; the decoder of DeepLabv3+ merges the result with the former.
-    A patient without attributes gets a learned map instead.
+    A timm encoder computes two maps, a shallow one with a quarter of the image's sides (48 channels
+    by default) and a deep one with 1 / ``output_stride`` of them (528). An
+    :class:`~gliomaseg_layers.AttributeEncoder` turns the attributes into 3 channels, which are
+    concatenated to the deep map before :class:`~gliomaseg_layers.ASPP`. The decoder of DeepLabv3+
+    merges the result with the shallow map. A patient without attributes gets a learned map instead.
 
-    Ours to choose: the "unknown" map; the ASPP's 256 channels and its rates 6, 12 and 18 (scaled
-    at another stride, to see as far); the decoder's widths, those of DeepLabv3+ (48 for the shallow
-    map, two 3 x 3 convolutions of 256).
+    We chose the learned map; the ASPP's 256 channels and its rates 6, 12 and 18, scaled with the
+    stride so that they reach as far in the image; and the decoder's widths, those of DeepLabv3+ (48
+    for the shallow map, two 3 x 3 convolutions of 256).
 
     Cost of ``AttributeDeepLab(attributes=20)`` on 256 x 256: 32,257,145 parameters, 12,899,028,352
     multiply-adds.
 
     Args:
-        encoder: a timm model with ``features_only`` and maps at the reductions 4 and
-            ``output_stride``; among several of the latter the deepest is taken. One whose stride
-            cannot be changed (swinv2, densenet) ends at the stage that has it; one of a fixed image
-            size takes only that, where timm's ``strict_img_size=False`` (as of swinv2) is no help.
+        encoder: the name of a timm model with ``features_only`` and maps at the reductions 4 and
+            ``output_stride``. Of several maps at ``output_stride`` the deepest is taken. A model
+            whose stride cannot be changed (swinv2, densenet) ends at the stage that has it. A model
+            of a fixed image size takes that size alone, unless it has timm's
+            ``strict_img_size=False`` (as swinv2 has).
         classes: channels of the output.
         attributes: length of the attribute vector; 0 for a plain DeepLabv3+.
         in_channels: channels of the image.
-        pretrained: whether timm is to load the encoder's weights, which it downloads. The rest
-            starts at random, as He et al. for ReLU.
+        pretrained: whether timm downloads weights for the encoder. All else is initialised as He et
+            al. for ReLU.
         output_stride: 8, 16 or 32.
 
     Shape:
         ``(N, in_channels, H, W)`` and attributes ``(N, attributes)`` to logits
-        ``(N, classes, H, W)``. Rows of the attributes that hold a NaN count as unknown; so do all
-        without attributes. Any H and W from 1: the image is padded to a multiple of
-        ``output_stride``, two of them at least, below and on the right, by repeating its last row
-        and column, and the logits are cropped.
+        ``(N, classes, H, W)``. A patient's attributes are unknown if one of them is NaN, and all
+        patients' are if ``attributes`` is None. Any H and W from 1: the image is padded to a
+        multiple of ``output_stride``, at least twice it, below and on the right, by repeating its
+        last row and column, and the logits are cropped.
 
-        Exports for any size with encoders that do: regnetz, resnet, repvgg and xception. swinv2 and
-        the models named ``tf_...`` fix the size, in timm.
+        The network exports for any size if its encoder does: regnetz, resnet, repvgg and xception
+        do. In swinv2 and the models named ``tf_...`` timm fixes the size.
 
     Raises:
         ImportError: timm is not installed.
@@ -108,7 +109,7 @@ class AttributeDeepLab(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Forget what was learned for unknown attributes; all other parts have their own."""
+        """Initialise the map for unknown attributes again, and nothing else."""
         if self.attribute_encoder is not None:
             nn.init.zeros_(self.unknown)
 
@@ -131,7 +132,7 @@ class AttributeDeepLab(nn.Module):
     def _attribute_map(
         self, encoder: AttributeEncoder, attributes: Tensor | None, deep: Tensor
     ) -> Tensor:
-        """Return the map of every patient's attributes, or what stands for unknown ones."""
+        """Return a map of each patient's attributes, the learned one where they are unknown."""
         if attributes is None:
             attributes = deep.new_full((deep.shape[0], encoder.in_features), torch.nan)
         check_tensor("attributes", attributes)
@@ -143,7 +144,7 @@ class AttributeDeepLab(nn.Module):
                 f"got shape {tuple(attributes.shape)}"
             )
         chosen = torch.where(missing.any(1).view(-1, 1, 1, 1), self.unknown, known)
-        # Not `resize`, which asks whether the grid is the same: no captured program knows.
+        # Not `resize`: whether the grids are equal is unknown in an export for any size.
         return F.interpolate(chosen.to(deep.dtype), deep.shape[2:], mode="bilinear")
 
     def extra_repr(self) -> str:
@@ -163,7 +164,7 @@ def _make_encoder(name: str, in_channels: int, pretrained: bool, output_stride: 
     settings: dict[str, Any] = {"features_only": True, "in_chans": in_channels}
     config = timm.get_pretrained_cfg(name)
     free = {"strict_img_size": False} if config is not None and config.fixed_input_size else {}
-    # What a model takes, and which of its maps have which reduction, is known when it is built.
+    # Only building a model shows which settings it takes and which reductions its maps have.
     for wish in ({"output_stride": output_stride} | free, free):
         with suppress(TypeError, AssertionError):
             built: Any = timm.create_model(name, **settings, **wish)

@@ -1,4 +1,4 @@
-"""A segmenter that is asked only where a classifier sees a tumour."""
+"""A segmenter whose mask is empty where a classifier sees no tumour."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from gliomaseg_layers._checks import MODES, check_choice, check_fraction
 
 __all__ = ["GatedSegmenter"]
 
-# Finite, so that a loss of it is, and within the range of fp16; its sigmoid is 0 in every dtype.
+# Within the range of fp16, and finite so that losses are. Its sigmoid is 0 in every dtype.
 ABSENT = -1e4
 
 
@@ -20,25 +20,25 @@ class GatedSegmenter(nn.Module):
             \text{empty} & \text{elsewhere}
         \end{cases}
 
-    In evaluation the output is the gated logits: those of an image without a tumour are -10^4, in
-    mode "multiclass" but for class 0, the background, where they are 10^4. In training it is a
-    pair, what the classifier returned and the segmenter's logits, both as they are: a gate would
-    keep the segmenter from learning wherever the classifier is wrong. Train both on the pair, or
-    each by itself before.
+    In evaluation the output is logits. Those of an image without a tumour are all -10^4; in mode
+    "multiclass" those of class 0, the background, are 10^4. In training the output is a pair: the
+    classifier's output and the segmenter's logits, both unchanged. With a gate the segmenter would
+    not learn from images on which the classifier is wrong. Train both on the pair, or each by
+    itself.
 
-    Images of a batch are gated one by one, without waiting for the device. The segmenter runs on
-    all of them: the gate makes masks better, not faster. It adds no parameters.
+    Every image of a batch has its own gate, and the host does not wait for the device. The
+    segmenter runs on all images: the gate saves no time. It has no parameters.
 
-    Ours to choose: what an empty mask is, and the pair in training.
+    The paper does not say what an empty mask or the output in training is; we chose both.
 
     Args:
         classifier: any module from images to one logit each, ``(N,)`` or ``(N, 1)``.
         segmenter: any module from images to logits ``(N, C, *spatial)``.
-        threshold: least probability of presence that lets a mask through; 0 lets all.
+        threshold: the least probability of a tumour for which the mask is kept; 0 keeps all.
         mode: what the segmenter's channels are: "binary", "multilabel" or "multiclass".
 
     Shape:
-        Whatever both modules take to ``(N, C, *spatial)``, in training to a pair.
+        The input of both modules to ``(N, C, *spatial)``, in training to a pair.
 
     Raises:
         TypeError: an argument has the wrong type.

@@ -1,4 +1,4 @@
-"""MSFEN: a light U-shaped network that looks at several scales at once."""
+"""MSFEN: a light U-shaped network with kernels of several sizes at every level."""
 
 from collections.abc import Sequence
 
@@ -19,15 +19,16 @@ __all__ = ["MSFEN"]
 class MSFEN(UShape):
     """Multi-scale feature extraction network of [WANG-MSFEN], for several modalities.
 
-    Channel attention weighs the stacked modalities; every level of the encoder is a residual
-    :class:`~gliomaseg_layers.MultiScaleConv`; the bottleneck is two 3 x 3 convolutions, dropout 0.5
-    and :class:`~gliomaseg_layers.SpatialPyramidPooling`; the decoder doubles the grid by 2 x 2
+    Channel attention weighs the stacked modalities. Every level of the encoder is a residual
+    :class:`~gliomaseg_layers.MultiScaleConv`. The bottleneck is two 3 x 3 convolutions, dropout of
+    0.5 and :class:`~gliomaseg_layers.SpatialPyramidPooling`. The decoder doubles the grid by 2 x 2
     transposed convolutions and concatenates the encoder's maps.
 
-    Ours to choose: the widths but for the bottleneck's 256; max pools between the levels; two
+    We chose the widths, except for the bottleneck's 256; the max pools between the levels; two
     depthwise separable 3 x 3 convolutions for every level of the decoder; the order within the
-    bottleneck; and the attention's pools, "avg" and "max", because the means of z-scored modalities
-    are all 0. A :class:`UNet` of equal widths has 1.9 times as many parameters.
+    bottleneck; and both pools, "avg" and "max", for the attention to the modalities, because the
+    means of z-scored modalities are all 0. A :class:`UNet` of equal widths has 1.9 times as many
+    parameters.
 
     Cost of ``MSFEN()`` on 256 x 256: 2,644,926 parameters, 3,075,032,768 multiply-adds.
 
@@ -37,8 +38,8 @@ class MSFEN(UShape):
         widths: channels of every level, from the image's own grid down.
 
     Shape:
-        ``(N, in_channels, H, W)`` to logits ``(N, classes, H, W)``; any size and at random, as
-        :class:`UNet`.
+        ``(N, in_channels, H, W)`` to logits ``(N, classes, H, W)``; sizes and
+        initialisation as in :class:`UNet`.
 
     Raises:
         TypeError: an argument has the wrong type.

@@ -1,4 +1,4 @@
-"""MU-Net: a U-Net that fuses by attention where it concatenated."""
+"""MU-Net: a U-Net with multi-scale fusion instead of concatenation."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,15 @@ __all__ = ["MUNet"]
 
 
 class MUNet(UNet):
-    """MU-Net of [ZHANG-MSF]: a U-Net with multi-scale fusion in place of its concatenations.
+    """MU-Net of [ZHANG-MSF]: a U-Net with multi-scale fusion instead of concatenation.
 
-    ``UNet(in_channels, classes, widths, fusion="msf")``: each of the decoder's levels weighs the
-    skip connection against the map from below by channel and spatial attention
-    (:class:`~gliomaseg_layers.MultiScaleFusion`), and its first convolution sees half as many
-    channels. The default image has two channels, T1 after contrast and T2-FLAIR.
+    The same as ``UNet(in_channels, classes, widths, fusion="msf")``. At every level of the decoder
+    :class:`~gliomaseg_layers.MultiScaleFusion` weighs the skip connection against the map from the
+    level below. The convolution after it has half as many input channels as that of a U-Net. The
+    default image has two channels, T1 after contrast and T2-FLAIR.
 
-    Ours to choose: the widths, those of :class:`UNet`, and a transposed convolution before each
-    fusion, so that both maps have one grid and one width.
+    We chose the widths, those of :class:`UNet`, and a transposed convolution before each fusion, so
+    that both maps have the same grid and width.
 
     Cost of ``MUNet()`` on 256 x 256: 27,948,565 parameters, 38,474,535,424 multiply-adds. Cost of
     ``MUNet.mini()`` on 256 x 256: 1,749,976 parameters, 2,427,597,472 multiply-adds.
@@ -27,8 +27,8 @@ class MUNet(UNet):
         widths: channels of every level, from the image's own grid down.
 
     Shape:
-        ``(N, in_channels, H, W)`` to logits ``(N, classes, H, W)``; any size and at random, as
-        :class:`UNet`.
+        ``(N, in_channels, H, W)`` to logits ``(N, classes, H, W)``; sizes and
+        initialisation as in :class:`UNet`.
 
     Raises:
         TypeError: an argument has the wrong type.

@@ -14,11 +14,11 @@ class UNet(UShape):
 
     Every level is two 3 x 3 convolutions, each with a batch norm and a ReLU; between levels the
     grid is halved by a 2 x 2 max pool and doubled by a 2 x 2 transposed convolution. ``fusion``
-    says how the decoder merges a skip connection with what comes from below.
+    says how the decoder merges a skip connection with the map from the level below.
 
-    [LGG-GATE] gives the sizes, 31 M and 1.8 M parameters. Ours to choose were the batch norms,
-    the transposed convolutions and :meth:`mini`'s widths, a quarter of the large network's, which
-    have 1.94 M.
+    [LGG-GATE] gives the sizes, 31 M and 1.8 M parameters. We chose the batch norms, the transposed
+    convolutions and the widths of :meth:`mini`, a quarter of the large network's, with 1.94 M
+    parameters.
 
     Cost of ``UNet()`` on 256 x 256: 31,037,633 parameters, 48,167,387,136 multiply-adds. Cost of
     ``UNet.mini()`` on 256 x 256: 1,942,577 parameters, 3,032,481,792 multiply-adds.
@@ -30,10 +30,10 @@ class UNet(UShape):
         fusion: "concat", or "msf" for :class:`~gliomaseg_layers.MultiScaleFusion`.
 
     Shape:
-        ``(N, in_channels, H, W)`` to logits ``(N, classes, H, W)``. Any H and W from 1: the image
+        ``(N, in_channels, H, W)`` to logits ``(N, classes, H, W)``, any H and W from 1: the image
         is padded to a multiple of ``2 ** (len(widths) - 1)``, below and on the right, by repeating
-        its last row and column, and the logits are cropped. Initialised at random: as He et al. for
-        ReLU, the transposed convolutions and the last layer as torch does it.
+        its last row and column, and the logits are cropped. Convolutions are initialised as He et
+        al. for ReLU, the transposed ones and the last one as by torch.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -68,5 +68,5 @@ class UNet(UShape):
 
     @classmethod
     def mini(cls, *args: Any, **kwargs: Any) -> Self:
-        """Return the small network: widths (16, 32, 64, 128, 256), else the class's arguments."""
+        """Return the small network, of widths (16, 32, 64, 128, 256); other arguments as usual."""
         return cls(*args, widths=(16, 32, 64, 128, 256), **kwargs)  # type: ignore[misc]
