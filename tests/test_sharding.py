@@ -8,16 +8,11 @@ import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
-from gliomaseg_layers import (
-    ChannelAttention,
-    MultiScaleConv,
-    MultiScaleFusion,
-    MUNet,
-    SpatialAttention,
-)
+from gliomaseg_layers import MultiScaleFusion, MUNet, layers
+from tests.support.module_cases import MODULES, inputs, make
 
 PROCESSES = 2
-ATTENTIONS = (ChannelAttention, SpatialAttention)
+PARTS = tuple(getattr(layers, name) for name in layers.__all__)
 
 
 def results(module: nn.Module, given: Sequence[Tensor]) -> list[Tensor]:
@@ -29,7 +24,7 @@ def results(module: nn.Module, given: Sequence[Tensor]) -> list[Tensor]:
 
 
 def check(plain: nn.Module, given: Sequence[Tensor], parts: tuple[type[nn.Module], ...]) -> None:
-    """Shard a module as a whole, with a unit of its own around each of some parts."""
+    """Shard a module as a whole, and some kinds of parts by themselves."""
     from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
     from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
@@ -62,12 +57,12 @@ def run(rank: int, store: str) -> None:
     distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES
     )
+    for name in MODULES:
+        module = make(name, 2).eval()  # no dropout
+        check(module, inputs(name, 2), PARTS)
     torch.manual_seed(0)
-    x, y = torch.randn(2, 2, 4, 9, 8)
-    check(MultiScaleFusion(4), [x, y], ())
-    check(MultiScaleFusion(4), [x, y], ATTENTIONS)
-    check(MultiScaleConv(4, 6), [x], ATTENTIONS)
-    check(MUNet.mini(), [torch.randn(1, 2, 33, 40)], (*ATTENTIONS, MultiScaleFusion))
+    check(MultiScaleFusion(4), torch.randn(2, 2, 4, 9, 8), ())
+    check(MUNet.mini(), [torch.randn(1, 2, 33, 40)], PARTS)
     distributed.destroy_process_group()
 
 
