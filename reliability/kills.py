@@ -1,11 +1,12 @@
 """Kill the training examples at random moments, go on, and compare with runs that were let be.
 
-Prints a table. On a generated stand-in, with small networks: each example is run once to its end, and ten times
-until a SIGKILL at a moment drawn evenly from the time that the whole run took after it had made its
-folder. Then every file that it left must be readable, and the same command with --resume must end
-with the whole run's results.
+Prints a table. On a generated stand-in, with small networks: each example is run once to its end,
+and ten times until a SIGKILL at a moment drawn evenly from the time that the whole run took once it
+had made its folder. Then every file that it left must be readable, and the same command with
+--resume must end with the whole run's results.
 """
 
+import argparse
 import random
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from examples.lgg.standin import write_standin
 from examples.saving.whole_files import read_json, read_saved
 
 ROOT = Path(__file__).resolve().parents[1]
-SEED, KILLS = 23, 10
+SEED = 23
 CPU = ["--workers", "1", "--accelerator", "cpu"]
 RECIPE = ["size=32", "batch_size=4", "widths=[8,16,32]", "flip=true", "degrees=15.0", "cosine=true"]
 RAMP = ["gamma=1.0", "ramp=[0.1,0.5]", "patience=6"]
@@ -93,6 +94,9 @@ def results(run: Path) -> dict[str, str]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=10, help="of each example")
+    wanted = parser.parse_args().kills
     numbers = random.Random(SEED)
     failed = False
     print("| example | killed after, s | checkpoints left | epochs in them | same results |")
@@ -106,7 +110,7 @@ def main() -> int:
             assert seconds is not None  # nobody kills it
             expected = results(whole)
             kills = 0
-            while kills < KILLS:
+            while kills < wanted:
                 moment = numbers.uniform(0, seconds)
                 run = Path(scratch) / f"{example.__name__}-{moment}"
                 if start(example(data, run), run, moment) is not None:

@@ -17,6 +17,7 @@ import random
 import resource
 import signal
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -176,7 +177,8 @@ def in_fork(work: Callable[[], int], limit: int) -> str:
 def outcome(mutant: Mutant, suite: dict[str, Any], budget: float) -> str:
     text = mutant.code()
     try:
-        compile(text, mutant.file, "exec")
+        with warnings.catch_warnings(action="ignore"):  # `is` with a literal
+            compile(text, mutant.file, "exec")
     except SyntaxError:
         return INVALID
     tests = chosen_tests(mutant, suite, budget)
@@ -199,13 +201,14 @@ def known() -> dict[Mutant, dict[str, Any]]:
     }
 
 
-def work_through(share: list[Mutant], suite: dict[str, Any], budget: float) -> None:
+def work_through(share: list[Mutant], suite: dict[str, Any], budget: float, key: str) -> None:
     for mutant in share:
         was = (SOURCES / mutant.file).read_text().splitlines()
         became = mutant.code().splitlines()
         change = next(pair for pair in zip(was, became, strict=False) if pair[0] != pair[1])
         entry = mutant._asdict() | {"change": " -> ".join(line.strip() for line in change)}
         entry["outcome"] = outcome(mutant, suite, budget)
+        entry["survived"] = key if entry["outcome"] == SURVIVED else None
         entry["source"] = digest(SOURCES / mutant.file)
         with (RAW / "outcomes.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -251,11 +254,14 @@ def main() -> None:
     ]
     random.Random(given.seed).shuffle(chosen)  # so that each share takes as long
     chosen = chosen[: given.sample]
+    files = digest(*SOURCES.rglob("*.py"), *ROOT.glob("tests/**/*.py"))
+    key = f"{files}-{hashlib.sha256(' '.join(given.tests).encode()).hexdigest()[:6]}"
     done = known()
-    todo = [mutant for mutant in chosen if mutant not in done]
+    # What survived meets the tests again where they are others.
+    todo = [m for m in chosen if m not in done or done[m]["survived"] not in (None, key)]
     print(f"{len(chosen)} mutants, {len(todo)} to run", flush=True)
     if todo:
-        measured = RAW / f"suite-{digest(*SOURCES.rglob('*.py'), *ROOT.glob('tests/**/*.py'))}.json"
+        measured = RAW / f"suite-{key}.json"
         if not measured.exists():  # in a process of its own, which imports the library
             in_fork(lambda: measure(given.tests, measured), 3600)
         suite = json.loads(measured.read_text())
@@ -265,7 +271,7 @@ def main() -> None:
         for index in range(given.jobs):
             if not (pid := os.fork()):
                 try:
-                    work_through(todo[index :: given.jobs], suite, given.budget)
+                    work_through(todo[index :: given.jobs], suite, given.budget, key)
                 finally:
                     os._exit(0)
             workers.append(pid)
