@@ -211,6 +211,13 @@ def test_weights_of_another_dtype_promote_no_map() -> None:
     torch.testing.assert_close(*found, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.usefixtures("any_block")
+def test_sums_over_blocks_are_not_in_half_precision() -> None:
+    layer, x = make(16, dtype=torch.bfloat16), torch.randn(2, 16, 24, 24).bfloat16()
+    layer(x, x).sum().backward()
+    assert layer.bias.grad == x.numel()  # in bfloat16 the sum of ones ends at 256
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype: torch.dtype) -> None:
     """As near to fp64 as the literal translation in that dtype, times two."""

@@ -32,8 +32,8 @@ class ASPP(nn.Module):
     :math:`P` is the same, 1 x 1, with dropout after it.
 
     The parameters have the names and the order of those in torchvision and in
-    segmentation_models.pytorch, whose weights load by ``load_state_dict``. Unlike their layers, this
-    one trains on a single image: where a batch has one value per channel, batch norm uses the
+    segmentation_models.pytorch, whose weights load by ``load_state_dict``. Unlike their layers,
+    this one trains on a single image: where a batch has one value per channel, batch norm uses the
     running statistics.
 
     Cost of ``ASPP(64, 64)`` on 32 x 32: 140,032 parameters, 138,416,128 multiply-adds,
