@@ -72,16 +72,16 @@ def test_any_size(channels: int, size: tuple[int, int]) -> None:
 
 
 @every_dims
-def test_the_planes_are_laid_out_for_a_quick_gradient(dims: int) -> None:
+def test_pooled_maps_are_convolved_in_the_fastest_memory_format(dims: int) -> None:
     layer = make(4, dims, torch.float32)
-    planes = []
+    pooled = []
     convolution = layer.spatial_attention.convolution
-    convolution.register_forward_pre_hook(lambda _, given: planes.append(given[0]))
+    convolution.register_forward_pre_hook(lambda _, given: pooled.append(given[0]))
     x, y = maps(2, 4, *SIZES[dims], dtype=torch.float32)
     check(layer, x, y)
     layer.double()(x.double(), y.double())
-    quick = [values.is_contiguous(memory_format=LAYOUTS[dims]) for values in planes]
-    assert quick == [True, True, False]  # ours, the literal translation's, and not oneDNN's
+    fastest = [values.is_contiguous(memory_format=LAYOUTS[dims]) for values in pooled]
+    assert fastest == [True, True, False]  # ours, the literal translation's, and not oneDNN's
 
 
 def test_other_attentions_in_the_place_of_its_own() -> None:

@@ -95,8 +95,8 @@ def largest_channel(maps: Tensor) -> Tensor:
     """Return in which channel each pixel is largest, ``(N, 1, *spatial)``."""
     if not maps.is_cpu or maps.stride(1) == 1:  # channels_last
         return maps.max(1, True).indices
-    # On a CPU a max pool takes less than a tenth of the time. Its channels, in channels_last format,
-    # are the pixels here, so that it compares many pixels at once.
+    # A max pool takes less than a tenth of the time on a CPU. What it takes for channels, in
+    # channels_last format, are the pixels, so that it compares many of them at once.
     rows = maps.flatten(2).unsqueeze(2).permute(0, 3, 1, 2)
     channel = F.max_pool2d(rows, (maps.shape[1], 1), return_indices=True)[1]
     return channel.reshape(maps.shape[0], 1, *maps.shape[2:])
