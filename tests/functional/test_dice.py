@@ -176,6 +176,9 @@ def test_memory_layout_and_target_forms(mode, channels):
     check_loss(x.to(memory_format=torch.channels_last), target, mode=mode, reduction="none")
     if mode == "multiclass":
         forms = [target.unsqueeze(1), target.to(torch.uint8)]
+        hard = dice_loss(x, target, mode=mode)
+        for off in (-1e-4, 1e-4):  # as resizing leaves labels
+            assert dice_loss(x, target + off, mode=mode) == hard
         forms.append(torch.nn.functional.one_hot(target, channels).movedim(-1, 1).half())
         soft = random(x.shape)
         check_loss(x, soft / soft.sum(1, keepdim=True), mode=mode)

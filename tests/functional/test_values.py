@@ -220,6 +220,14 @@ def test_shapes_are_errors_as_in_a_forward(module):
         make(module).check_values(LOGITS, BINARY, BINARY)
 
 
+@pytest.mark.parametrize("module", LOSSES)
+def test_labels_that_were_resized_are_rounded(module):
+    loss = make(module, **MULTICLASS, ignore_index=3)
+    expected = loss(CLASSES, INDICES)
+    for label in (0.0001, -0.0001):
+        assert loss(CLASSES, INDICES + label) == expected
+
+
 BESIDE = [1 + 2**-23, -1e-8, 1.5, -0.25, 0.0, 1.0]
 
 
