@@ -11,6 +11,11 @@ READY := .venv/.ready
 TORCH := 2.13.0
 CORE := .venv-core
 DEMO := .venv-demo
+# What a machine with a GPU is likely to have.
+GPU := .venv-gpu
+GPU_PINS := torch==2.11.0 triton==3.6.0 nvidia-curand==10.4.0.35
+# Dynamo of torch 2.11 warns of what it does itself.
+GPU_WARNING := -W "ignore:<class 'torch.autograd.function.Function'> should not be instantiated:DeprecationWarning"
 SITE := site/.built
 DRAWN := docs/generated/figures/.drawn
 EXPORTED := docs/generated/models/presets.json
@@ -26,7 +31,7 @@ EVIDENCE := $(BIN)/python -m benchmarks.evidence
 SOURCES := $(shell find src examples docs CHANGELOG.md mkdocs.yml -type f -not -path '*/__pycache__/*' \
 	-not -path 'docs/generated/*' -not -path 'docs/benchmarks/*' -not -path '*/_build/*')
 
-.PHONY: help demo test test-all coverage mutants check format docs docs-serve bench evidence fuzz numbers memory kills audit packages release clean
+.PHONY: help demo test test-all test-triton coverage mutants check format docs docs-serve bench evidence fuzz numbers memory kills audit packages release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +46,10 @@ test: $(CORE)/.ready ## run the library's tests with torch (TORCH=version), nump
 test-all: $(READY) $(if $(shell command -v npm),$(SITE)) ## run every test: kernels, metrics, guides, examples, peers (DATA=path to kaggle_3m: on real slices too)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
 	$(if $(DATA),LGG_DATA="$$(realpath "$(DATA)")") $(BIN)/python -m pytest --markdown-docs --markdown-docs-syntax=superfences README.md docs/*.md src tests
+
+test-triton: $(GPU)/.ready ## run the kernels' tests with the torch and Triton of a machine with a GPU
+	PYTHONPATH=$(CURDIR)/$(GPU) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+	PYTHONPATH=$(CURDIR)/$(GPU) $(BIN)/python -m pytest $(GPU_WARNING) tests/functional/test_triton_compiles.py tests/functional/test_outlier_weight_backend.py tests/functional/test_outlier_weight.py tests/functional/test_box_filter.py
 
 # What runs examples, guides and the site as they are is not asked to reach lines of the library.
 coverage: $(READY) ## measure which lines and branches of src/ the tests reach; fails under 100 %
@@ -103,7 +112,7 @@ mutants: $(READY) ## change the library one operator at a time, and see whether 
 	$(BIN)/python -m reliability.mutants
 
 clean: ## remove environments, caches, runs and the site
-	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .venv-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.* .mutants runs dist
+	rm -rf site docs/generated docs/benchmarks docs/api/_build .venv .venv-core .venv-demo .venv-gpu .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.* .mutants runs dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Held until the environment is whole: an interrupted install is begun anew.
@@ -122,6 +131,12 @@ $(CORE)/.ready $(DEMO)/.ready: pyproject.toml constraints.txt
 	$(@D)/bin/python -m pip install --quiet --constraint $(@D)/constraints.txt torch==$(TORCH) --editable '.[$(EXTRA)]'
 	touch $@
 
+# Over .venv, whose CUDA libraries serve this torch too, but for one.
+$(GPU)/.ready: $(READY) Makefile
+	rm -rf $(GPU)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(GPU) $(GPU_PINS)
+	touch $@
+
 $(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(COPIED) $(SOURCES)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(SPHINX) -E -b html site/api
@@ -129,7 +144,7 @@ $(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(COPIED) $(SOURCES)
 	$(SPHINX) -b coverage docs/api/_build/coverage
 	touch $@
 
-$(DRAWN): $(READY) docs/figures.py docs/diagrams.py docs/network_drawings.py $(wildcard src/gliomaseg_layers/networks/*.py) $(wildcard src/gliomaseg_layers/functional/*.py) $(wildcard benchmarks/results/epyc*.json)
+$(DRAWN): $(READY) docs/figures.py docs/diagrams.py docs/network_drawings.py examples/density_loss.py examples/noise_image.py $(wildcard src/gliomaseg_layers/networks/*.py) $(wildcard src/gliomaseg_layers/functional/*.py) $(wildcard benchmarks/results/epyc*.json)
 	$(BIN)/python -m docs.figures $(@D)
 	touch $@
 

@@ -189,14 +189,15 @@ def _sum_line(input: Tensor, axis: int, side: int) -> Tensor:
         )
         runs, spare, length = longer, runs, 2 * length
         if side & length:
-            total += runs.narrow(axis, taken, size)
+            total = _add(total, runs.narrow(axis, taken, size), total)
             taken += length
     return total
 
 
 def _add(first: Tensor, second: Tensor, out: Tensor) -> Tensor:
     """Add into memory that is there: for large images, allocating costs more than adding."""
-    # A compiler plans memory itself, and refuses strided `out`; a transform refuses any.
+    # A compiler plans memory itself, and refuses strided `out`. That of torch 2.11 makes gradients
+    # of 0 where a node of the graph adds in place. A transform refuses any `out`.
     if torch.compiler.is_compiling() or is_transformed():
         return first + second
     return torch.add(first, second, out=out)
