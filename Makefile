@@ -14,8 +14,6 @@ DEMO := .venv-demo
 # What a machine with a GPU is likely to have.
 GPU := .venv-gpu
 GPU_PINS := torch==2.11.0 triton==3.6.0 nvidia-curand==10.4.0.35
-# Dynamo of torch 2.11 warns of what it does itself.
-GPU_WARNING := -W "ignore:<class 'torch.autograd.function.Function'> should not be instantiated:DeprecationWarning"
 SITE := site/.built
 DRAWN := docs/generated/figures/.drawn
 EXPORTED := docs/generated/models/presets.json
@@ -49,7 +47,7 @@ test-all: $(READY) $(if $(shell command -v npm),$(SITE)) ## run every test: kern
 
 test-triton: $(GPU)/.ready ## run the kernels' tests with the torch and Triton of a machine with a GPU
 	PYTHONPATH=$(CURDIR)/$(GPU) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
-	PYTHONPATH=$(CURDIR)/$(GPU) $(BIN)/python -m pytest $(GPU_WARNING) tests/functional/test_triton_compiles.py tests/functional/test_outlier_weight_backend.py tests/functional/test_outlier_weight.py tests/functional/test_box_filter.py
+	PYTHONPATH=$(CURDIR)/$(GPU) $(BIN)/python -m pytest tests/functional/test_triton_compiles.py tests/functional/test_outlier_weight_backend.py tests/functional/test_outlier_weight.py tests/functional/test_box_filter.py
 
 # What runs examples, guides and the site as they are is not asked to reach lines of the library.
 coverage: $(READY) ## measure which lines and branches of src/ the tests reach; fails under 100 %

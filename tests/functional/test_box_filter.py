@@ -168,7 +168,6 @@ def test_cost_grows_with_the_logarithm_of_the_window():
 
 
 # torch 2.13's own tracing of any autograd.Function warns.
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("window", [3, (5, 3)])
 def test_compiled_equals_eager(window, dynamic):

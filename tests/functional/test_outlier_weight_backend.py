@@ -206,7 +206,6 @@ def settings_on_cpu(settings):
     return {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in settings.items()}
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize(("mode", "channels"), MODES[::3])
 def test_captured_by_compile(mode, channels, dynamic):

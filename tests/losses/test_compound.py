@@ -418,7 +418,6 @@ def compare_compiled(backend, mode, channels, formula, dynamic, sizes):
     assert len(values) == len(sizes)
 
 
-compiles = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 
 # The functions' own tests compile every formula in every mode.
