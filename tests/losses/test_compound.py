@@ -418,22 +418,17 @@ def compare_compiled(backend, mode, channels, formula, dynamic, sizes):
     assert len(values) == len(sizes)
 
 
-
-
 # The functions' own tests compile every formula in every mode.
-@compiles
 @pytest.mark.parametrize(("name", "mode"), [("outlier", MODES[0]), ("density", MODES[3])])
 def test_a_ramp_does_not_recompile(name, mode):
     compare_compiled("aot_eager", *mode, FORMULAS[name], False, [(2, (12, 17))] * 4)
 
 
-@compiles
 def test_a_ramp_does_not_recompile_with_dynamic_shapes():
     sizes = [(2, (12, 17)), (3, (15, 13)), (2, (9, 40))]
     compare_compiled("aot_eager", "multilabel", 3, FORMULAS["outlier"], True, sizes)
 
 
-@compiles
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch 2.13's own import
 @pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles:UserWarning")  # torch 2.6's
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
