@@ -38,7 +38,7 @@ demo: $(DEMO)/.ready ## train with and without the outlier term (DATA=path to ka
 	$(DEMO)/bin/python -m examples.lgg $(if $(DATA),--data "$(DATA)")
 
 test: $(CORE)/.ready ## run the library's tests with torch (TORCH=version), numpy and the extra `test` alone
-	$(CORE)/bin/python -m pytest
+	$(CORE)/bin/python -m pytest -n 2
 
 # Without npm there is no site to test; the run's header says what is left out for want of it.
 test-all: $(READY) $(if $(shell command -v npm),$(SITE)) ## run every test: kernels, metrics, guides, examples, peers (DATA=path to kaggle_3m: on real slices too)
@@ -79,6 +79,7 @@ bench: $(READY) ## run the benchmarks and save benchmarks/results/local.json
 evidence: $(READY) ## compare the loss with its rivals on slices (DATA=path to kaggle_3m; hours); resumes where it stopped
 	@test -n "$(DATA)" || { echo "give the slices: make evidence DATA=path to kaggle_3m"; exit 2; }
 	for stage in final screen scratch; do $(EVIDENCE).run --data "$(DATA)" --stage $$stage || exit; done
+	$(EVIDENCE).summary
 	$(EVIDENCE).flagged --data "$(DATA)"
 	$(EVIDENCE).timing
 	$(EVIDENCE).page
@@ -100,7 +101,7 @@ release: $(READY) ## refuse what must not be released; check, docs, tests; build
 fuzz: $(READY) ## draw calls until FUZZ examples in all (100000) have passed; resumes where it stopped
 	$(BIN)/python -m reliability.fuzz --examples $(FUZZ)
 
-numbers: $(READY) ## measure the errors of every function against float64 (long); resumes where it stopped
+numbers: $(READY) ## measure the errors of every function against float64; some minutes
 	$(BIN)/python -m reliability.numerical_errors
 
 memory: $(READY) ## measure the memory of 10 000 steps of every loss
@@ -142,7 +143,7 @@ $(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(COPIED) $(SOURCES)
 	$(SPHINX) -b coverage docs/api/_build/coverage
 	touch $@
 
-$(DRAWN): $(READY) docs/figures.py docs/diagrams.py docs/network_drawings.py examples/density_loss.py examples/noise_image.py $(wildcard src/gliomaseg_layers/networks/*.py) $(wildcard src/gliomaseg_layers/functional/*.py) $(wildcard benchmarks/results/epyc*.json)
+$(DRAWN): $(READY) docs/figures.py docs/diagrams.py docs/network_drawings.py examples/density_loss.py examples/noise_image.py $(wildcard src/gliomaseg_layers/networks/*.py) $(wildcard src/gliomaseg_layers/functional/*.py)
 	$(BIN)/python -m docs.figures $(@D)
 	touch $@
 
@@ -152,8 +153,7 @@ $(EXPORTED): $(READY) docs/playground/export_models.py $(wildcard src/gliomaseg_
 # The benchmarks' pages, with what they link to, are pages of the site as they are.
 $(COPIED): $(wildcard benchmarks/* benchmarks/evidence/* benchmarks/evidence/images/*)
 	rm -rf docs/benchmarks
-	tar -c --exclude='__pycache__' --exclude='*.jsonl' --exclude='warm' --exclude='benchmarks/results' \
-		benchmarks | tar -x -C docs
+	tar -c --exclude='__pycache__' --exclude='runs' --exclude='results' benchmarks | tar -x -C docs
 	touch $@
 
 # The scripts of others that the site ships, out of their npm packages; nothing of these is run here.

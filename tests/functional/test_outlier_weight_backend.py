@@ -246,3 +246,12 @@ def test_an_exported_program_loads_without_triton(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.stdout.split() == ["True", "False"], run.stderr
+
+
+@needs_cuda_build
+def test_volumes_are_named_by_their_axes_and_newer_gpus_serve(launched, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert on_gpu(outlier_weight_backend) == "triton"
+    with FakeTensorMode():
+        probs = torch.empty(1, 1, 5, 7, device="cuda")
+        assert outlier_weight_backend(probs) == "torch: the kernels read logits, not probabilities"
