@@ -55,7 +55,7 @@ def maps_of(window: int) -> Callable[..., tuple[Tensor, ...]]:
         rows = []
         for name in LOSSES:
             z = logits.detach().requires_grad_()
-            scores, _, cross_entropy = labelled_cross_entropy(
+            scores, cross_entropy = labelled_cross_entropy(
                 z, target, "binary", True, None, None, None, None
             )
             if name == "density":

@@ -118,7 +118,7 @@ def check_image(name: str, tensor: Tensor, *, integers: bool = False) -> None:
 
 
 def check_beside(name: str, tensor: Tensor, input: Tensor) -> None:
-    """Check that ``tensor`` is one, and on the device of ``input``."""
+    """Check that ``tensor`` is a tensor, and on the device of ``input``."""
     check_tensor(name, tensor)
     if tensor.device != input.device:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The one place that knows what a valid entry is, and what ``reduction`` makes of them."""
+"""What "none", "mean" and "sum" make of a map in which not every entry counts."""
 
 import torch
 from torch import Tensor

@@ -244,3 +244,12 @@ def test_the_size_may_be_a_tensor(mode, channels):
     expected = outlier_weight(x, mode=mode, window=7, max_noise_size=4.5, levels=(0.1, 0.5))
     assert torch.equal(weight, expected)
     assert weight.any()
+
+
+def test_a_large_size_as_a_tensor_does_not_overflow():
+    """Twice 70 does not fit the 8 bits that the counts of a window of 7 x 7 take."""
+    x = torch.zeros(1, 1, 19, 19)
+    x[..., 9, 9] = 1
+    weight = outlier_weight_of(Scores(x, "binary", False, None), 7, torch.tensor(70), (0.5,))
+    assert torch.equal(weight, outlier_weight(x, window=7, max_noise_size=70, levels=(0.5,)))
+    assert weight[0, 0, 9, 9] > 0

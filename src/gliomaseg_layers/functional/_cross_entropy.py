@@ -22,11 +22,11 @@ def labelled_cross_entropy(
     class_weights: float | Tensor | None,
     ignore_index: int | None,
     mask: Tensor | None,
-) -> tuple[Scores, Tensor, Tensor]:
-    """Read an output and its target; return both, and the cross-entropy of every pixel."""
+) -> tuple[Scores, Tensor]:
+    """Read an output and its target; return the scores, and the cross-entropy of every pixel."""
     check_settings(mode=mode, pos_weight=pos_weight, class_weights=class_weights)
     scores, target = read_labelled(input, target, mode, from_logits, ignore_index, mask)
-    return scores, target, cross_entropy_map(scores, target, pos_weight, class_weights)
+    return scores, cross_entropy_map(scores, target, pos_weight, class_weights)
 
 
 def cross_entropy_map(

@@ -25,7 +25,8 @@ class Scores:
 
     Attributes:
         input: the output as it came.
-        values: the same in fp32 or fp64, 0 outside the image; probabilities lie in [0, 1].
+        values: logits or probabilities, as ``input`` holds them, in fp32 or fp64; 0 outside the
+            image, and probabilities clamped to [0, 1].
         mode: "binary", "multilabel" or "multiclass".
         from_logits: whether ``values`` are logits.
         valid: None where the whole image is used, else True inside the image: ``(N, *spatial)``

@@ -51,7 +51,7 @@ def box_sum(input: Tensor, window: int | Sequence[int]) -> Tensor:
     check_image("input", input, integers=True)
     window = check_window("window", window, input.dim() - 2)
     wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-    # torch.compile takes no node that has a rule for forward-mode derivatives, so that it has none.
+    # The node has no rule for forward-mode derivatives: torch.compile refuses nodes with one.
     sums = _window_sums if is_transformed() else _BoxSum.apply
     summed: Tensor = sums(wide, window)
     return summed.to(input.dtype)
@@ -111,7 +111,7 @@ def box_count(
 def image_count(
     inside: Tensor | None, like: Tensor, window: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
-    """Count the pixels of the image in every window of maps like some others.
+    """Count the pixels of the image in every window, over the grid of ``like``.
 
     ``inside`` is True for pixels of the image, None where all are. The counts broadcast to the
     maps: ``(N or 1, C or 1, *spatial)``.
@@ -196,8 +196,8 @@ def _sum_line(input: Tensor, axis: int, side: int) -> Tensor:
 
 def _add(first: Tensor, second: Tensor, out: Tensor) -> Tensor:
     """Add into memory that is there: for large images, allocating costs more than adding."""
-    # A compiler plans memory itself, and refuses strided `out`. That of torch 2.11 makes gradients
-    # of 0 where a node of the graph adds in place. A transform refuses any `out`.
+    # A compiler plans memory itself, and refuses strided `out`. With torch 2.11, compiled gradients
+    # are 0 where a node of the graph adds in place. A transform refuses any `out`.
     if torch.compiler.is_compiling() or is_transformed():
         return first + second
     return torch.add(first, second, out=out)

@@ -67,8 +67,8 @@ def outlier_region_loss(
         levels: probabilities between 0 and 1 at which outlier regions are looked for. In
             multiclass mode levels other than 0.5 take class 0 for the background.
         strength: the largest weight of a flagged pixel, >= 0; at 0 the loss is the cross-entropy.
-        share: what the flagged pixels of an image weigh together, of all its pixels, at most; > 0.
-            None for no such limit.
+        share: the most that k w may add up to over an image, as a part of its pixels; > 0. None for
+            no such limit.
         from_logits: False where ``input`` holds probabilities in [0, 1] (others are clamped); their
             logarithms are clamped at -100, with zero gradient where a clamp acts, and their
             gradient saturates at the largest number of their dtype.
@@ -91,7 +91,7 @@ def outlier_region_loss(
         ValueError: an argument is out of its range, or shapes or devices do not fit.
         RuntimeError: a class index is out of range (is it ``ignore_index``?).
 
-    Source: [WAN23] 3.3 has the aim; ``density_loss`` has its equation 12.
+    Source: after the aim of [WAN23] 3.3; ``density_loss`` has its equation 12.
 
     Example:
         >>> import torch
@@ -110,7 +110,7 @@ def outlier_region_loss(
         strength=strength,
         share=share,
     )
-    scores, _, cross_entropy = labelled_cross_entropy(
+    scores, cross_entropy = labelled_cross_entropy(
         input, target, mode, from_logits, pos_weight, class_weights, ignore_index, mask
     )
     term = outlier_term(scores, cross_entropy, window, max_noise_size, levels, strength, share)
@@ -135,15 +135,15 @@ def outlier_term(
     if share is None:
         weight = strength * weight
     else:
-        weight = _balance(weight, scores, strength, share) * weight
+        weight = _capped_strength(weight, scores, strength, share) * weight
     # 0 times infinity is NaN: a pixel of infinite cross-entropy and weight 0 has a term of 0.
     return weight * cross_entropy.clamp(max=torch.finfo(cross_entropy.dtype).max)
 
 
-def _balance(
+def _capped_strength(
     weight: Tensor, scores: Scores, strength: float | Tensor, share: float | Tensor
 ) -> Tensor:
-    """Return k of every image and channel: no batch or process sees another's pixels."""
+    """Return k of every image and channel, whatever else is in the batch."""
     axes = tuple(range(1 if scores.multiclass else 2, weight.dim()))
     pixels: int | Tensor = math.prod([weight.shape[axis] for axis in axes])
     if scores.valid is not None:
@@ -222,7 +222,7 @@ def density_loss(
         True
     """
     check_settings(inner=inner, outer=outer, smooth=smooth, threshold=threshold)
-    scores, _, cross_entropy = labelled_cross_entropy(
+    scores, cross_entropy = labelled_cross_entropy(
         input, target, mode, from_logits, pos_weight, class_weights, ignore_index, mask
     )
     density = density_of(scores, inner, outer, smooth, threshold)

@@ -114,9 +114,11 @@ def outlier_weight_of(
     window = check_window("window", window, scores.values.dim() - 2)
     if max_noise_size is None:
         max_noise_size = math.prod([math.ceil(side / 3) for side in window])
-    if not isinstance(max_noise_size, Tensor):
-        # No more than half of a window is ever flagged.
-        max_noise_size = math.floor(min(max_noise_size, math.prod(window) // 2))
+    half = math.prod(window) // 2  # no more of a window is ever flagged
+    if isinstance(max_noise_size, Tensor):
+        max_noise_size = max_noise_size.clamp(max=half)
+    else:
+        max_noise_size = math.floor(min(max_noise_size, half))
     captured = torch.compiler.is_compiling() and not isinstance(max_noise_size, Tensor)
     if captured or _why_not_triton(scores, window, max_noise_size, levels) is None:
         # Detached: the operator has no derivative, and autograd would look for one.
@@ -171,7 +173,7 @@ def _class_excess(
 
 
 def _own_excess(member: Tensor, inside: Tensor | None, window: tuple[int, ...]) -> Tensor:
-    """Count the pixels of two colours in every window: its own pixel's, less the other's."""
+    """Count the pixels in every window that are members as its own pixel is, less the others."""
     colour = 2 * member.to(torch.int8) - 1
     if inside is not None:
         colour = colour * inside
@@ -189,7 +191,8 @@ def outlier_weight_backend(
     """Say what ``outlier_weight`` computes with: "triton", or "torch: " and the reason.
 
     Its kernels count on a GPU, for two-dimensional binary and multilabel logits; their result is
-    that of torch's operations, bit for bit. ``OutlierRegionLoss`` takes what this takes.
+    that of torch's operations, bit for bit. The losses compute it in the same way: for logits, ask
+    with ``from_logits=True``.
 
     Args:
         input: as for ``outlier_weight``, and so are the others.
@@ -199,7 +202,7 @@ def outlier_weight_backend(
         levels: probabilities at which the predicted class is taken.
 
     Returns:
-        The implementation: ``"triton"``, or ``"torch: <why the kernels do not serve>"``.
+        The word "triton", or "torch" with the reason why the kernels do not serve.
 
     Raises:
         TypeError: as ``outlier_weight`` does.

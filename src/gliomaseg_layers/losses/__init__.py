@@ -1,4 +1,4 @@
-"""Module faces of the functional losses, their weighted sum, and a ramp for its weights."""
+"""The modules of the functional losses, their weighted sum, and a ramp for its weights."""
 
 from gliomaseg_layers.losses.compound import CompoundLoss
 from gliomaseg_layers.losses.dice import DiceLoss

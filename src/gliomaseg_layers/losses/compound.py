@@ -22,8 +22,9 @@ class CompoundLoss(nn.Module):
 
     .. math:: L = \alpha \, CE + \beta \, Dice + \gamma \, O
 
-    O is what ``outlier`` adds to its cross-entropy: k w CE of an :class:`OutlierRegionLoss`, -D of
-    a :class:`DensityLoss`. Cross-entropy, sigmoid and softmax are computed once for all three.
+    O is what ``outlier`` adds to its cross-entropy. Of an :class:`OutlierRegionLoss` that is
+    k w CE, w the outlier weight and k its strength; of a :class:`DensityLoss` it is -D.
+    Cross-entropy, sigmoid and softmax are computed once for all three.
     Equation 13 of [WAN23], with its three weights of 1, is ``CompoundLoss(DensityLoss(),
     alpha=2.0)``: its third term holds the cross-entropy a second time.
 
@@ -36,10 +37,11 @@ class CompoundLoss(nn.Module):
         outlier: the loss that brings the cross-entropy and the outlier term, with ``mode``, pixel
             weights, ``ignore_index``, ``from_logits`` and ``reduction`` ("mean" or "sum", of every
             term); None for ``OutlierRegionLoss()``, the default for binary masks.
-        dice: the Dice loss, with the mode and ``ignore_index`` of ``outlier``, whose
-            ``from_logits`` and ``reduction`` hold for it too; None for one that fits ``outlier``.
+        dice: the Dice loss, with the mode and ``ignore_index`` of ``outlier``; None for
+            ``DiceLoss()`` with these. Its own ``from_logits`` and ``reduction`` are not read.
         alpha: weight of the cross-entropy, >= 0.
-        beta: weight of the Dice loss, >= 0. [WANG-MSFEN] has 0.3 / 0.7 and 0.7 / 0.3 with gamma 0.
+        beta: weight of the Dice loss, >= 0. [WANG-MSFEN] has 0.3 and 0.7, or 0.7 and 0.3, for alpha
+            and beta, with gamma 0.
         gamma: weight of the outlier term, >= 0.
 
     Shapes: ``input`` ``(N, C, *spatial)``; ``target`` like it, or class indices ``(N, *spatial)``
@@ -113,9 +115,9 @@ class CompoundLoss(nn.Module):
                 "`alpha`, `beta` and `gamma` must not all be 0, which leaves no loss, "
                 f"got {alpha}, {beta} and {gamma}"
             )
-        # Decided here once: nothing may wait for a tensor's value in a step.
-        terms = {"ce": alpha, "dice": beta, "outlier": gamma}
-        self.computed = {name: bool(weight > 0) for name, weight in terms.items()}
+        # Decided here once: to look at a weight in a step would wait for the device.
+        weights = zip(WEIGHTS, (alpha, beta, gamma), strict=True)
+        self.enabled = {name: bool(weight > 0) for name, weight in weights}
 
     def forward(
         self,
@@ -130,19 +132,19 @@ class CompoundLoss(nn.Module):
         The terms are "ce", "dice" and "outlier"; one that is switched off is 0.
         """
         check_bool("return_terms", return_terms)
-        settings, reduction = self.outlier.settings, self.outlier.reduction
+        given, reduction = self.outlier.settings, self.outlier.reduction
         scores, labels = read_labelled(
-            input, target, mask=mask, **settings("mode", "from_logits", "ignore_index")
+            input, target, mask=mask, **given("mode", "from_logits", "ignore_index")
         )
         ce = dice = outlier = scores.values.new_zeros(())
-        if self.computed["ce"] or self.computed["outlier"]:
-            weights = settings("pos_weight", "class_weights")
-            cross_entropy = cross_entropy_map(scores, labels, **weights)
-        if self.computed["ce"]:
+        if self.enabled["alpha"] or self.enabled["gamma"]:
+            pixel_weights = given("pos_weight", "class_weights")
+            cross_entropy = cross_entropy_map(scores, labels, **pixel_weights)
+        if self.enabled["alpha"]:
             ce = reduce(cross_entropy, scores.valid, reduction)
-        if self.computed["dice"]:
+        if self.enabled["beta"]:
             dice = self.dice.of(scores, labels, reduction)
-        if self.computed["outlier"]:
+        if self.enabled["gamma"]:
             term = self.outlier.term(scores, cross_entropy)
             outlier = reduce(term, scores.valid, reduction)
         # Copies: a ramp may step, in place, between this forward and its backward.

@@ -1,4 +1,4 @@
-"""Module face of ``functional.dice_loss``."""
+"""The module of ``functional.dice_loss``."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Module faces of ``functional.outlier_region_loss`` and ``functional.density_loss``."""
+"""The modules of ``functional.outlier_region_loss`` and ``functional.density_loss``."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ class OutlierRegionLoss(SegmentationLoss):
         ValueError: an argument is out of its range.
         RuntimeError: a class index is out of range.
 
-    Source: [WAN23] 3.3 has the aim.
+    Source: after the aim of [WAN23] 3.3.
 
     Example:
         >>> import torch

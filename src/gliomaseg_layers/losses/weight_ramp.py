@@ -10,7 +10,6 @@ from gliomaseg_layers.losses.compound import CompoundLoss
 __all__ = ["WeightRamp"]
 
 SHAPES = ("linear", "cosine", "step")
-TERMS = {"alpha": "ce", "beta": "dice", "gamma": "outlier"}
 
 
 class WeightRamp:
@@ -68,8 +67,8 @@ class WeightRamp:
     ) -> None:
         if not isinstance(loss, CompoundLoss):
             raise TypeError(f"`loss` must be a CompoundLoss, got {type(loss).__name__}")
-        check_choice("name", name, tuple(TERMS))
-        if not loss.computed[TERMS[name]]:
+        check_choice("name", name, tuple(loss.enabled))
+        if not loss.enabled[name]:
             raise ValueError(
                 f"`loss` must have a weight {name!r} that is not 0, which switches its term off "
                 f"for good, got {name}=0; the ramp itself begins at `start`"
