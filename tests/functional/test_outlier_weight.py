@@ -247,9 +247,9 @@ def test_the_size_may_be_a_tensor(mode, channels):
 
 
 def test_a_large_size_as_a_tensor_does_not_overflow():
-    """Twice 70 does not fit the 8 bits that the counts of a window of 7 x 7 take."""
+    """Twice 100 does not fit the 8 bits that the counts of a window of 7 x 7 take."""
     x = torch.zeros(1, 1, 19, 19)
     x[..., 9, 9] = 1
-    weight = outlier_weight_of(Scores(x, "binary", False, None), 7, torch.tensor(70), (0.5,))
-    assert torch.equal(weight, outlier_weight(x, window=7, max_noise_size=70, levels=(0.5,)))
+    weight = outlier_weight_of(Scores(x, "binary", False, None), 7, torch.tensor(100), (0.5,))
+    assert torch.equal(weight, outlier_weight(x, window=7, max_noise_size=100, levels=(0.5,)))
     assert weight[0, 0, 9, 9] > 0
