@@ -258,7 +258,13 @@ def _why_not_triton(
     return None
 
 
-@torch.library.custom_op("gliomaseg_layers::outlier_weight", mutates_args=())
+# The schema is written out: torch 2.6 does not read it off these annotations.
+@torch.library.custom_op(
+    "gliomaseg_layers::outlier_weight",
+    mutates_args=(),
+    schema="(Tensor input, Tensor? valid, str mode, bool from_logits, int[] window, "
+    "int max_noise_size, float[] levels) -> Tensor",
+)
 def weight_operator(
     input: Tensor,
     valid: Tensor | None,
