@@ -249,7 +249,7 @@ def test_an_exported_program_loads_without_triton(tmp_path):
 
 
 @needs_cuda_build
-def test_volumes_are_named_by_their_axes_and_newer_gpus_serve(launched, monkeypatch):
+def test_newer_gpus_serve_and_probabilities_are_the_default(launched, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert on_gpu(outlier_weight_backend) == "triton"
     with FakeTensorMode():

@@ -80,6 +80,14 @@ def dice_loss(
         >>> dice_loss(probs, target, from_logits=False)  # 1 - (2 * 1 + 1) / (1 + 2 + 1)
         tensor(0.2500)
     """
+    check_settings(
+        mode=mode,
+        smooth=smooth,
+        batch=batch,
+        include_background=include_background,
+        class_weights=class_weights,
+        soft_label=soft_label,
+    )
     scores, target = read_labelled(input, target, mode, from_logits, ignore_index, mask)
     return dice_of(
         scores, target, smooth, batch, include_background, class_weights, soft_label, reduction
@@ -96,15 +104,7 @@ def dice_of(
     soft_label: bool,
     reduction: str,
 ) -> Tensor:
-    """Compute ``dice_loss`` of scores and a target that were read already."""
-    check_settings(
-        mode=scores.mode,
-        smooth=smooth,
-        batch=batch,
-        include_background=include_background,
-        class_weights=class_weights,
-        soft_label=soft_label,
-    )
+    """Compute ``dice_loss`` of scores and a target already read; its settings were checked."""
     probs = scores.probs()
     if scores.multiclass and not target.is_floating_point():
         target = torch.zeros_like(probs).scatter(1, target.unsqueeze(1), 1.0)
