@@ -22,18 +22,20 @@ import pandas as pd
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
-from torchmetrics.classification import BinaryF1Score
 from tqdm import tqdm
 
 from examples.lgg.data import (
     DataError,
+    Slice,
     SliceData,
     find_slices,
     read_attributes,
     split_by_patient,
 )
 from examples.lgg.evaluation import score
+from examples.lgg.groups import describe_split, find_groups
 from examples.lgg.report import write_report
+from examples.lgg.segmenter import Record, Segmenter
 from examples.lgg.standin import write_standin
 from examples.saving.run_folder import RESULTS, results_folder
 from examples.saving.whole_files import read_saved, save_whole, write_whole
@@ -43,56 +45,6 @@ WARM_START = "warm start (BCE + Dice)"
 WIDTHS = (8, 16, 32, 64)  # a small U-Net, so that the demo takes minutes without a GPU
 # Options that say where and with what, but not what is computed.
 MACHINE = ("accelerator", "name", "resume", "runs", "workers")
-
-
-class Segmenter(L.LightningModule):
-    """A network, its loss, and Dice pooled over the held-out slices after every epoch."""
-
-    def __init__(self, network: nn.Module, loss: CompoundLoss, learning_rate: float) -> None:
-        super().__init__()
-        self.network = network
-        self.loss = loss
-        self.learning_rate = learning_rate
-        self.dice = BinaryF1Score()
-
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        images, masks = batch
-        loss, terms = self.loss(self.network(images), masks, return_terms=True)
-        values = {f"train_{name}": value for name, value in terms.items()}
-        self.log_dict({"train_loss": loss.detach()} | values, on_step=False, on_epoch=True)
-        return loss  # type: ignore[no-any-return]
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        images, masks = batch
-        self.dice.update(self.network(images).sigmoid(), masks.int())
-        self.log("held_out_dice", self.dice, on_step=False, on_epoch=True)
-
-    def predict_step(self, batch: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
-        images, masks = batch
-        return self.network(images).sigmoid().squeeze(1).cpu(), masks.squeeze(1).int().cpu()
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
-        # Down to 0, so that batch norm's running statistics are those of the final weights.
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
-
-
-class Record(L.Callback):
-    """Keep the figures of every epoch, and move the one progress bar of the whole job."""
-
-    def __init__(self, variant: str, bar: "tqdm[Any]") -> None:
-        self.variant = variant
-        self.bar = bar
-        self.rows: list[dict[str, Any]] = []
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.bar.update()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.rows.append({"variant": self.variant, "epoch": trainer.current_epoch + 1} | figures)
 
 
 def variants(options: argparse.Namespace) -> dict[str, CompoundLoss]:
@@ -112,7 +64,7 @@ def train(options: argparse.Namespace, folder: Path, folder_of_run: Path) -> Non
     What each training leaves is kept there, and read instead of trained again.
     """
     slices = find_slices(folder, patients=options.patients)
-    training, held_out = split_by_patient(slices, options.held_out, options.seed)
+    training, held_out = split_by_patient(slices, options.held_out, options.seed, options.groups)
     if not any(piece.tumour_pixels for piece in training):
         raise DataError(f"no tumour in the {len(training)} training slices of {folder}")
     attributes = read_attributes(folder)
@@ -120,7 +72,7 @@ def train(options: argparse.Namespace, folder: Path, folder_of_run: Path) -> Non
     losses = variants(options)
     print(
         f"{len(training)} training and {len(held_out)} held-out slices of "
-        f"{size[1]} x {size[0]} px, no patient in both",
+        f"{size[1]} x {size[0]} px; {say_split(training, held_out, options.groups)}",
         flush=True,
     )
 
@@ -186,6 +138,11 @@ def train(options: argparse.Namespace, folder: Path, folder_of_run: Path) -> Non
     )
 
 
+def say_split(training: list[Slice], held_out: list[Slice], table: Path | None) -> str:
+    parts = [{piece.patient for piece in part} for part in (training, held_out)]
+    return describe_split(parts, find_groups(set.union(*parts), table), table)
+
+
 def _read_training(path: Path, network: nn.Module) -> list[dict[str, Any]]:
     """Give the network the weights of a finished training; return its figures."""
     saved = read_saved(path)
@@ -199,7 +156,8 @@ def _read_training(path: Path, network: nn.Module) -> list[dict[str, Any]]:
 def plan(options: argparse.Namespace) -> dict[str, Any]:
     """Return what decides the results."""
     chosen = {name: value for name, value in vars(options).items() if name not in MACHINE}
-    return chosen | {"data": str(options.data.resolve()) if options.data else None}
+    paths = {name: getattr(options, name) for name in ("data", "groups")}
+    return chosen | {name: str(path.resolve()) if path else None for name, path in paths.items()}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -210,6 +168,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--data", type=Path, help="kaggle_3m folder; without it slices are generated")
+    add("--groups", type=Path, help="csv of case (a folder's name) and group; the names' if unset")
     add("--window", type=int, default=21, help="of the outlier term, in pixels, odd")
     add("--strength", type=float, default=1000.0, help="largest weight of a pixel in an island")
     add("--share", type=float, default=0.1, help="of an image that its islands weigh at most")

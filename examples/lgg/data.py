@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -19,26 +18,17 @@ import pandas as pd
 import torch
 from kornia import augmentation as K
 from kornia.constants import DataKey, Resample
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from examples.lgg.groups import find_groups, read_table
+from examples.lgg.pixels import DataError as DataError
+from examples.lgg.pixels import check_folder as check_folder
+from examples.lgg.pixels import read_image as read_image
+from examples.lgg.pixels import read_mask as read_mask
+
 FILE_NAME = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
-
-
-class DataError(Exception):
-    """What is wrong with the data, and where, in one line."""
-
-    def __str__(self) -> str:
-        return " ".join(
-            super().__str__().splitlines()
-        )  # messages of other libraries may have several
-
-
-def check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise DataError(f"{'not a' if folder.exists() else 'no such'} folder: {folder}")
 
 
 @dataclass(frozen=True)
@@ -98,34 +88,6 @@ def _check_pair(patient: str, number: int, image: Path, mask: Path) -> Slice:
     return Slice(patient, number, image, mask, tumour.shape, int(tumour.sum()))
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray[Any, Any]:
-    """Read a slice as ``(H, W, 3)`` uint8."""
-    return np.asarray(_open(path, "RGB", size, Image.Resampling.BILINEAR))
-
-
-def read_mask(path: Path, size: tuple[int, int] | None = None) -> np.ndarray[Any, Any]:
-    """Read a mask as ``(H, W)`` bool; resizing may leave nothing of a small one."""
-    return np.asarray(_open(path, "L", size, Image.Resampling.NEAREST)) > 0
-
-
-def _open(
-    path: Path, kind: str, size: tuple[int, int] | None, resampling: Image.Resampling
-) -> Image.Image:
-    try:
-        with Image.open(path) as file:
-            if (count := getattr(file, "n_frames", 1)) > 1:
-                raise DataError(f"a file must hold one image: {path} has {count}")
-            if kind == "RGB" and file.mode[0] in "IF":  # which convert() would clip at 255
-                raise DataError(f"an image must have 8 bits a channel: {path} is {file.mode}")
-            image = file.convert(kind)
-    # All that Pillow raises on broken and on huge files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"unreadable image file: {path} ({error})") from error
-    if size is None or image.size == size[::-1]:
-        return image
-    return image.resize(size[::-1], resampling)
-
-
 def read_attributes(folder: Path) -> pd.DataFrame:
     """Read ``data.csv``, indexed by the first three parts of a patient folder's name.
 
@@ -137,9 +99,7 @@ def read_attributes(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(index=pd.Index([], name="Patient"))
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            separator = ";" if ";" in file.readline() else ","
-        table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", dtype={"Patient": str})
+        table = read_table(path, {"Patient": str})
         table = table.dropna(how="all").set_index("Patient")  # spreadsheets leave empty rows
         table.index = table.index.str.strip()
         if table.index.has_duplicates:
@@ -157,17 +117,21 @@ def patient_key(folder_name: str) -> str:
 
 
 def split_by_patient(
-    slices: Sequence[Slice], held_out: float, seed: int
+    slices: Sequence[Slice], held_out: float, seed: int, table: Path | None = None
 ) -> tuple[list[Slice], list[Slice]]:
-    """Split into training and held-out slices, by patient: neighbouring slices are near copies."""
-    patients = sorted({piece.patient for piece in slices})
+    """Split into training and held-out slices, by patient: neighbouring slices are near copies.
+
+    Two exams of one patient stay together. ``table`` says whose they are; without it the names do.
+    """
+    groups = find_groups(sorted({piece.patient for piece in slices}), table)
+    patients = sorted(set(groups.values()))
     if len(patients) < 2:
         raise DataError(f"a split by patient needs 2 patients or more, found {len(patients)}")
     order = np.random.default_rng(seed).permutation(len(patients))
     count = min(max(round(held_out * len(patients)), 1), len(patients) - 1)
     chosen = {patients[index] for index in order[:count]}
-    training = [piece for piece in slices if piece.patient not in chosen]
-    return training, [piece for piece in slices if piece.patient in chosen]
+    training = [piece for piece in slices if groups[piece.patient] not in chosen]
+    return training, [piece for piece in slices if groups[piece.patient] in chosen]
 
 
 class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
