@@ -23,12 +23,19 @@ from gliomaseg_layers import (
 )
 from tests.support.module_cases import (
     CHANNELS,
+    LAYERS,
     MODULES,
     SIZES,
     every_module,
     every_name,
     inputs,
     make,
+)
+
+traces = pytest.mark.filterwarnings(
+    "ignore:.torch.jit.:DeprecationWarning",
+    "ignore:.torch.jit.:FutureWarning",
+    "ignore::torch.jit.TracerWarning",
 )
 
 
@@ -124,6 +131,25 @@ def test_autocast_and_half(name: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(cast.float(), expected, rtol=0.05, atol=0.05 * scale)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_torch_fuses_convolutions_with_their_norms(name: str) -> None:
+    """It knows norms by their class alone, so that they must be torch's own."""
+    layer = make(name, 2).eval()
+    parts = dict(layer.named_modules())
+    fused = [
+        [f"{path}.{index}" for index in range(3)]
+        for path, part in parts.items()
+        if isinstance(part, nn.Sequential)
+        and [type(child) for child in part][:3] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    ]
+    assert bool(fused) == (name in ("ASPP", "SpatialPyramidPooling", "MultiScaleConv, plain"))
+    given = inputs(name, 2)
+    expected = layer(*given)
+    if fused:
+        layer = torch.ao.quantization.fuse_modules(layer, fused)
+        torch.testing.assert_close(layer(*given), expected, rtol=1e-4, atol=1e-5)
+
+
 @every_name
 def test_large_values_overflow_no_statistic(name: str) -> None:
     """A mean over many pixels of values near fp16's largest is still one of them."""
@@ -161,6 +187,25 @@ def test_exports(name: str, dims: int, dynamic: bool) -> None:
     if dynamic:
         other = inputs(name, dims, 3, tuple(2 * side + 4 for side in SIZES[dims]))
         torch.testing.assert_close(program.module()(*other), layer(*other))
+
+
+@every_module
+@traces
+def test_traced_at_one_size_it_runs_at_others(name: str, dims: int) -> None:
+    """Among them sides of a single step, which a network pads to two."""
+    layer = make(name, dims).eval()
+    traced = torch.jit.trace(layer, tuple(inputs(name, dims, size=(32, 32, 8)[:dims])))
+    for size in ((16, 16, 4), (48, 80, 6), (1, 1, 1), (37, 4, 3)):
+        given = inputs(name, dims, 3, size[:dims])
+        torch.testing.assert_close(traced(*given), layer(*given), rtol=1e-4, atol=1e-5)
+
+
+@traces
+def test_a_fusion_traced_on_equal_maps_takes_coarser_ones() -> None:
+    fuse = MultiScaleFusion(CHANNELS).eval()
+    fine, coarse = torch.randn(1, CHANNELS, 8, 8), torch.randn(1, CHANNELS, 4, 4)
+    traced = torch.jit.trace(fuse, (fine, fine))
+    torch.testing.assert_close(traced(fine, coarse), fuse(fine, coarse))
 
 
 def _names(layer: nn.Module) -> list[str]:

@@ -18,7 +18,7 @@ from gliomaseg_layers import (
     GatedSegmenter,
     SpatialAttention,
 )
-from tests.support.module_cases import MODULES, NETWORKS, SIZES, inputs, make
+from tests.support.module_cases import LAYERS, MODULES, NETWORKS, SIZES, inputs, make
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -129,6 +129,33 @@ def test_onnx(name: str, dims: int, dynamic: bool, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, layer(*case).detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [(name, dims) for dims in (2, 3) for name in (MODULES if dims == 2 else LAYERS)],
+)
+@pytest.mark.filterwarnings("ignore")  # of the exporter, and of torch.jit.trace within it
+def test_onnx_of_the_exporter_that_traces(name: str, dims: int, tmp_path: Path) -> None:
+    layer = make(name, dims).eval()
+    given = inputs(name, dims, size=tuple(2 * side for side in SIZES[dims]))
+    names = ["input", "beside"][: len(given)]
+    torch.onnx.export(
+        layer,
+        tuple(given),
+        tmp_path / "layer.onnx",
+        dynamo=False,
+        input_names=names,
+        dynamic_axes={
+            name: {axis: f"{name}{axis}" for axis in (0, *range(2, x.dim()))}
+            for name, x in zip(names, given, strict=True)
+        },
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx")
+    for size in ((2 * side for side in SIZES[dims]), (1,) * dims, (20, 9, 14)[:dims]):
+        case = inputs(name, dims, 3, tuple(size))
+        (found,) = session.run(None, {n: x.numpy() for n, x in zip(names, case, strict=True)})
+        np.testing.assert_allclose(found, layer(*case).detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
 CLASSIFIER = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(3, 1))
 SINGLE = {
     "AttributeEncoder": (AttributeEncoder(5, 3, (4, 4)), (2, 5)),
@@ -136,11 +163,13 @@ SINGLE = {
 }
 
 
+@pytest.mark.parametrize("dynamo", [False, True])
 @pytest.mark.parametrize("name", SINGLE)
-def test_onnx_of_the_others(name: str, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_onnx_of_the_others(name: str, dynamo: bool, tmp_path: Path) -> None:
     module, shape = SINGLE[name]
     module, x = module.eval(), torch.randn(shape)
-    torch.onnx.export(module, (x,), tmp_path / "module.onnx", dynamo=True, verbose=False)
+    torch.onnx.export(module, (x,), tmp_path / "module.onnx", dynamo=dynamo, verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "module.onnx")
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     np.testing.assert_allclose(found, module(x).detach().numpy(), rtol=1e-4, atol=1e-4)

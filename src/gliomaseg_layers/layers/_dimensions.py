@@ -6,18 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gliomaseg_layers._capture import is_transformed, runs_eagerly
+from gliomaseg_layers._capture import is_traced, is_transformed, runs_eagerly
 from gliomaseg_layers._checks import check_int, check_tensor
 
 NORMS = ("batch", "group", "instance")
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
+    2: nn.BatchNorm2d,
+    3: nn.BatchNorm3d,
+}
 
 
 class _Pointwise(nn.modules.conv._ConvNd):
     """A 1 x 1 convolution by a matrix product, which a CPU does faster for a few pixels."""
 
     def forward(self, input: Tensor) -> Tensor:
-        out = F.linear(input.flatten(2).mT, self.weight.flatten(1), self.bias).mT
+        out = F.linear(input.flatten(2).transpose(1, 2), self.weight.flatten(1), self.bias)
+        out = out.transpose(1, 2)  # not `mT`, which torch.onnx.export(dynamo=False) cannot write
         return out.reshape(*out.shape[:2], *input.shape[2:])
 
 
@@ -77,9 +82,12 @@ def check_features(name: str, tensor: Tensor, channels: int | None, spatial_dims
 
 
 def make_norm(norm: str, channels: int, spatial_dims: int, *, pooled: bool = False) -> nn.Module:
-    """Return a norm that trains on any input, even on the pooled map of a single image."""
+    """Return a norm that trains on any input, even on the pooled map of a single image.
+
+    Batch norm does so within :class:`ConvNormReLU`.
+    """
     if norm == "batch":
-        return BatchNorm2d(channels) if spatial_dims == 2 else BatchNorm3d(channels)
+        return BATCH_NORM[spatial_dims](channels)
     # A group has at least two channels, because a single value is always normalised to 0. A pooled
     # map has one value per channel: there "instance" normalises over all channels. It is a group
     # norm too, because torch's instance norm makes channels_last maps contiguous.
@@ -87,28 +95,28 @@ def make_norm(norm: str, channels: int, spatial_dims: int, *, pooled: bool = Fal
     return nn.GroupNorm(max(n for n in range(1, largest + 1) if channels % n == 0), channels)
 
 
-class _AnySize(nn.modules.batchnorm._BatchNorm):
-    """Use the running statistics where a batch has one value per channel, and so no variance."""
+class ConvNormReLU(nn.Sequential):
+    """A convolution, a norm and a ReLU, which train on a single value per channel.
+
+    It has no variance, so that batch norm uses the running statistics. The norm is torch's own
+    class, by which ``fuse_modules`` of torch.ao knows it.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or input.numel() > input.shape[1]:
-            return super().forward(input)
-        return F.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-        )
-
-
-class BatchNorm2d(_AnySize, nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` that trains on a single value per channel."""
-
-
-class BatchNorm3d(_AnySize, nn.BatchNorm3d):
-    """``nn.BatchNorm3d`` that trains on a single value per channel."""
+        for module in self:
+            single = module.training and input.numel() <= input.shape[1]
+            if single and isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+                buffers = module.running_mean, module.running_var
+                input = F.batch_norm(input, *buffers, module.weight, module.bias, eps=module.eps)
+            else:
+                input = module(input)
+        return input
 
 
 def resize(input: Tensor, size: Sequence[int]) -> Tensor:
     """Interpolate (bi-, tri-) linearly to a grid; the identity on the same one."""
-    if tuple(input.shape[2:]) == tuple(size):
+    # torch.jit.trace would freeze that both are the same.
+    if not is_traced() and tuple(input.shape[2:]) == tuple(size):
         return input
     mode = "bilinear" if input.dim() == 4 else "trilinear"
     return F.interpolate(input, tuple(size), mode=mode, align_corners=False)

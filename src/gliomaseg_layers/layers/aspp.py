@@ -9,6 +9,7 @@ from gliomaseg_layers._checks import check_bool, check_choice, check_fraction
 from gliomaseg_layers.layers._dimensions import (
     CONVOLUTION,
     NORMS,
+    ConvNormReLU,
     check_count,
     check_each,
     check_features,
@@ -104,19 +105,19 @@ class ASPP(nn.Module):
                 in_channels, out_channels, 3, padding=rate, dilation=rate, bias=False
             )
 
-        def activated(pooled: bool = False) -> list[nn.Module]:
+        def norm_and_relu(pooled: bool = False) -> list[nn.Module]:
             return [make_norm(norm, out_channels, spatial_dims, pooled=pooled), nn.ReLU()]
 
         def pointwise(channels: int) -> nn.Module:
             return convolution(channels, out_channels, 1, bias=False)
 
-        self.convs = nn.ModuleList([nn.Sequential(pointwise(in_channels), *activated())])
-        self.convs.extend(nn.Sequential(atrous(rate), *activated()) for rate in rates)
+        self.convs = nn.ModuleList([ConvNormReLU(pointwise(in_channels), *norm_and_relu())])
+        self.convs.extend(ConvNormReLU(atrous(rate), *norm_and_relu()) for rate in rates)
         self.convs.append(
-            nn.Sequential(_GlobalMean(), pointwise(in_channels), *activated(pooled=True))
+            ConvNormReLU(_GlobalMean(), pointwise(in_channels), *norm_and_relu(pooled=True))
         )
         width = out_channels * len(self.convs)
-        self.project = nn.Sequential(pointwise(width), *activated(), nn.Dropout(dropout))
+        self.project = ConvNormReLU(pointwise(width), *norm_and_relu(), nn.Dropout(dropout))
         initialise(self)
 
     def forward(self, input: Tensor) -> Tensor:

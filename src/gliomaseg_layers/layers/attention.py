@@ -113,7 +113,7 @@ class ChannelAttention(nn.Module):
         logits: Tensor = self.bottleneck(torch.cat(pooled, 2)).sum(2, keepdim=True)
         return logits
 
-    def forward(self, input: Tensor, *, return_logits: bool = False) -> Tensor:
+    def forward(self, input: Tensor, return_logits: bool = False) -> Tensor:
         """Return ``input`` weighed, or the logits of its channels."""
         logits = self.logits(input)
         return logits if return_logits else input * logits.sigmoid()
@@ -175,9 +175,7 @@ class SpatialAttention(nn.Module):
         # max, not amax: its gradient goes to one channel, and backward keeps an index, no map.
         return self._convolve(torch.cat([input.mean(1, True), input.max(1, True).values], 1))
 
-    def forward(
-        self, input: Tensor, *, return_logits: bool = False, pooled: bool = False
-    ) -> Tensor:
+    def forward(self, input: Tensor, return_logits: bool = False, pooled: bool = False) -> Tensor:
         """Return ``input`` weighed, or the logits of its pixels.
 
         ``pooled=True`` is for a caller that has pooled its map over the channels already: ``input``

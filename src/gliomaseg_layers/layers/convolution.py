@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gliomaseg_layers._checks import check_bool
 from gliomaseg_layers.layers._dimensions import (
     CONVOLUTION,
+    ConvNormReLU,
     check_count,
     check_each,
     check_features,
@@ -169,7 +170,7 @@ class MultiScaleConv(nn.Module):
                 else convolution(in_channels, out_channels, size, padding=size // 2, bias=False)
             )
             norm = make_norm("batch", out_channels, spatial_dims)
-            self.branches.append(nn.Sequential(branch, norm, nn.ReLU()))
+            self.branches.append(ConvNormReLU(branch, norm, nn.ReLU()))
         width = out_channels * len(kernel_sizes)
         self.channel_attention = ChannelAttention(width, spatial_dims=spatial_dims)
         self.mix = convolution(width, out_channels, 1)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from gliomaseg_layers.layers._dimensions import (
     CONVOLUTION,
+    ConvNormReLU,
     check_count,
     check_each,
     check_features,
@@ -79,9 +80,9 @@ class SpatialPyramidPooling(nn.Module):
         self.spatial_dims = spatial_dims
         hidden = max(in_channels // len(self.bins), 1)
 
-        def block(channels: int, width: int) -> nn.Sequential:
+        def block(channels: int, width: int) -> nn.Module:
             convolution = CONVOLUTION[spatial_dims](channels, width, 1, bias=False)
-            return nn.Sequential(convolution, make_norm("batch", width, spatial_dims), nn.ReLU())
+            return ConvNormReLU(convolution, make_norm("batch", width, spatial_dims), nn.ReLU())
 
         self.branches = nn.ModuleList(block(in_channels, hidden) for _ in self.bins)
         self.project = block(in_channels + hidden * len(self.bins), out_channels)
@@ -103,11 +104,16 @@ class SpatialPyramidPooling(nn.Module):
 
 def _mean_cells(input: Tensor, count: int) -> Tensor:
     """Average ``count`` cells along every spatial axis, as ``nn.AdaptiveAvgPool`` does."""
+    # torch.onnx.export(dynamo=False) writes negative axes wrongly, and rounds the quotients of
+    # negative numbers another way.
+    last = input.dim() - 1
     for axis in range(2, input.dim()):
         size = input.shape[axis]
         cell = torch.arange(count, device=input.device).unsqueeze(1)
         place = torch.arange(size, device=input.device)
-        inside = (place >= cell * size // count) & (place < -(-(cell + 1) * size // count))
+        inside = (place >= cell * size // count) & (
+            place < ((cell + 1) * size + count - 1) // count
+        )
         weight = (inside / inside.sum(1, keepdim=True)).to(input.dtype)
-        input = torch.matmul(weight, input.movedim(axis, -2)).movedim(-2, axis)
+        input = F.linear(input.transpose(axis, last), weight).transpose(axis, last)
     return input

@@ -34,9 +34,9 @@ def pad(input: Tensor, step: int) -> Tensor:
         # At least twice, because a batch norm needs several values, and because torch.export for
         # any size makes a special case of size 1. Written as a product, which shows torch.export
         # that the side can be halved. No number is negative, because ONNX rounds quotients of
-        # negative ones another way. torch 2.6 cannot capture sym_max of ints.
-        larger = torch.sym_max if isinstance(side, torch.SymInt) else max
-        whole = larger((side + step - 1) // step, 2) * step
+        # negative ones another way.
+        steps = (side + step - 1) // step
+        whole = (steps + 1 // steps) * step  # 2 for 1 step; torch.jit.trace would freeze a maximum
         places = torch.arange(whole, device=input.device).clamp(max=side - 1)
         # By index, because the gradient of torch's replication padding does not compile.
         padded = padded.index_select(axis, places)
