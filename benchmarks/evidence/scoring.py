@@ -9,7 +9,7 @@ from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from numpy.typing import NDArray
 
 from benchmarks.evidence.methods import NOISE
-from gliomaseg_layers.metrics import count_regions, label_regions, lesion_wise_dice
+from gliomaseg_layers.metrics import count_regions, label_regions, lesion_wise_scores
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SMALL = 49  # pixels; 196 on slices of 256
@@ -51,7 +51,7 @@ def _sums(predictions: Masks, masks: Masks, whole: bool) -> dict[str, float]:
     sums |= _true_regions(predictions, masks)
     if whole:
         pairs = zip(predictions, masks, strict=True)
-        sums["lesion_dice"] = sum(lesion_wise_dice(*pair, **LESION).dice for pair in pairs)
+        sums["lesion_dice"] = sum(lesion_wise_scores(*pair, **LESION).dice for pair in pairs)
         sums["hd95"] = _hd95(predictions[tumour], masks[tumour])
     return {name: round(value, 4) for name, value in sums.items()}
 

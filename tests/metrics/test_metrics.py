@@ -1,4 +1,4 @@
-"""The torchmetrics classes: over batches, channels and processes; BraTS's score by hand."""
+"""The torchmetrics classes: over batches, channels, settings, saved states and processes."""
 
 import copy
 import pickle
@@ -11,10 +11,10 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from gliomaseg_layers.metrics import (
-    LesionWiseDice,
+    LesionWiseScores,
     RegionCounts,
     count_regions,
-    lesion_wise_dice,
+    lesion_wise_scores,
 )
 
 
@@ -45,7 +45,7 @@ def test_region_counts_are_the_sum_over_images(shape: tuple[int, ...]) -> None:
         f"{n}_per_image" for n in counts[0]._fields
     }
     metric.reset()
-    assert metric.images == metric.regions == 0
+    assert metric.channel == metric.regions == []
 
 
 def test_a_collection_keeps_metrics_of_other_settings_apart() -> None:
@@ -57,8 +57,8 @@ def test_a_collection_keeps_metrics_of_other_settings_apart() -> None:
         "large": RegionCounts(49),
         "certain": RegionCounts(49, threshold=0.9),
         "again": RegionCounts(49),
-        "lesions": LesionWiseDice(min_size=9),
-        "large lesions": LesionWiseDice(min_size=49),
+        "lesions": LesionWiseScores(min_size=9),
+        "large lesions": LesionWiseScores(min_size=49),
     }
     collection = MetricCollection(copy.deepcopy(metrics))
     for preds, target in ((empty, empty), (island, empty), (empty, island)):
@@ -83,72 +83,28 @@ def test_predictions_of_any_dtype() -> None:
     assert RegionCounts()(preds.requires_grad_(), target.float()) == expected
 
 
-def square(image: np.ndarray, row: int, column: int, side: int) -> None:
-    image[row : row + side, column : column + side] = 1
-
-
-def test_lesion_wise_dice_by_hand() -> None:
-    truth, predicted = np.zeros((60, 80)), np.zeros((60, 80))
-    square(truth, 5, 5, 10)  # found with Dice 2 * 50 / (100 + 50)
-    square(predicted, 5, 5, 10)
-    predicted[10:15, 5:15] = 0
-    square(truth, 40, 5, 10)  # missed
-    square(truth, 5, 40, 4)  # 16 px: left out, and what finds it is not spurious
-    square(predicted, 5, 40, 4)
-    square(truth, 30, 40, 10)  # two parts 5 px apart: one lesion of 200 px
-    square(truth, 30, 55, 10)
-    square(predicted, 30, 40, 10)  # Dice 2 * 100 / (200 + 100)
-    square(predicted, 50, 70, 2)  # spurious
-    score = lesion_wise_dice(predicted, truth)
-    assert score.dice == pytest.approx((2 / 3 + 0 + 2 / 3) / 4)
-    assert score[1:] == (2, 1, 1)
-    apart = lesion_wise_dice(predicted, truth, dilation=1)
-    assert apart.dice == pytest.approx((2 / 3 + 0 + 1 + 0) / 5)
-    assert apart[1:] == (2, 2, 1)
-    counted = lesion_wise_dice(predicted, truth, min_size=15)
-    assert counted.dice == pytest.approx((2 / 3 + 0 + 2 / 3 + 1) / 5)
-    assert lesion_wise_dice(predicted, truth, min_size=16) == score  # at most so many go
-    in_mm = lesion_wise_dice(predicted, truth, min_size=50, spacing=(2, 2))
-    assert in_mm == counted
-
-
-def test_lesion_wise_dice_of_nothing() -> None:
-    none, some = np.zeros((9, 9, 9)), np.ones((9, 9, 9))
-    assert lesion_wise_dice(none, none) == (1.0, 0, 0, 0)
-    assert lesion_wise_dice(some, none) == (0.0, 0, 0, 1)
-    assert lesion_wise_dice(none, some) == (0.0, 0, 1, 0)
-    assert lesion_wise_dice(some, some) == (1.0, 1, 0, 0)
-
-
-def test_a_near_region_finds_a_lesion_that_it_does_not_touch() -> None:
-    truth, predicted = np.zeros((30, 30)), np.zeros((30, 30))
-    square(truth, 5, 5, 10)
-    square(predicted, 5, 17, 5)  # 2 px beside it: its own, with Dice 0
-    assert lesion_wise_dice(predicted, truth) == (0.0, 1, 0, 0)
-    assert lesion_wise_dice(predicted, truth, dilation=0) == (0.0, 0, 1, 1)
-
-
 @pytest.mark.parametrize(
     ("shape", "spacing"), [((24, 24), None), ((24, 24), (2, 1)), ((8, 12, 12), (3, 1, 1))]
 )
-def test_lesion_wise_dice_over_a_data_set(shape: tuple[int, ...], spacing) -> None:
+def test_lesion_wise_scores_are_the_mean_over_images(shape: tuple[int, ...], spacing) -> None:
     preds, target = data(shape=shape)
-    metric = LesionWiseDice(1, 10, spacing=spacing)
+    metric = LesionWiseScores(1, 10, spacing=spacing)
     for part in (slice(0, 1), slice(1, 6)):
         metric.update(preds[part], target[part])
     scores = [
-        lesion_wise_dice(p.numpy() > 0.5, t.numpy(), dilation=1, min_size=10, spacing=spacing)
+        lesion_wise_scores(p.numpy() > 0.5, t.numpy(), dilation=1, min_size=10, spacing=spacing)
         for p, t in zip(preds.flatten(0, 1), target.flatten(0, 1), strict=True)
     ]
     result = metric.compute()
-    assert float(result["dice"]) == pytest.approx(np.mean([score.dice for score in scores]))
-    assert result["images"] == 12
-    for name in ("found", "missed", "spurious"):
-        assert result[name] == sum(getattr(score, name) for score in scores)
+    assert result.pop("images") == 12
+    assert tuple(result) == scores[0]._fields
+    for name, values in zip(scores[0]._fields, np.transpose(scores), strict=True):
+        counted = name in ("found", "missed", "spurious")
+        assert float(result[name]) == pytest.approx(values.sum() if counted else values.mean())
 
 
 @pytest.mark.parametrize(
-    "metric", [RegionCounts(), LesionWiseDice()], ids=lambda m: type(m).__name__
+    "metric", [RegionCounts(), LesionWiseScores()], ids=lambda m: type(m).__name__
 )
 def test_bad_maps_and_copies(metric) -> None:
     with pytest.raises(TypeError, match=r"`preds` must be a torch.Tensor, got ndarray"):
@@ -164,7 +120,7 @@ def test_bad_maps_and_copies(metric) -> None:
     assert again(preds, target) == metric(preds, target)
 
 
-METRICS = [RegionCounts, LesionWiseDice]
+METRICS = [RegionCounts, LesionWiseScores]
 
 
 @pytest.mark.parametrize("make", METRICS)
@@ -175,12 +131,17 @@ def test_counts_have_no_gradient(make) -> None:
     assert not make.is_differentiable
 
 
-def saved(make) -> tuple[Metric, dict[str, Tensor]]:
-    """Return a metric that has seen images, and its state."""
+def saved(make) -> tuple[Metric, dict[str, list[Tensor]]]:
+    """Return a metric that has seen two batches, and its state."""
     metric = make()
     metric.persistent(True)
     metric.update(*data())
+    metric.update(*data(2))
     return metric, metric.state_dict()
+
+
+def plain(state: dict[str, list[Tensor]]) -> dict[str, list[float]]:
+    return {name: [float(x) for part in parts for x in part] for name, parts in state.items()}
 
 
 @pytest.mark.parametrize("make", METRICS)
@@ -189,11 +150,11 @@ def test_a_state_is_loaded_whole(make) -> None:
     again, other = make(), make()
     again.load_state_dict(state)
     other.load_state_dict(state, strict=False)
-    assert again.metric_state == other.metric_state == metric.metric_state
+    assert plain(again.metric_state) == plain(other.metric_state) == plain(metric.metric_state)
     again.update(*data())
-    assert again.images == 2 * metric.images
-    assert other.metric_state == metric.metric_state  # copies
-    assert {name: metric.metric_state[name] for name in state} == state
+    assert again.compute()["images"] == metric.compute()["images"] + 12
+    assert plain(other.metric_state) == plain(metric.metric_state)  # lists of their own
+    assert plain(state) == plain(saved(make)[1])
     make().load_state_dict({})  # without persistent states there are none
 
 
@@ -201,24 +162,25 @@ def test_a_state_is_loaded_whole(make) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda total: None,
-        lambda total: 3,
-        lambda total: "3",
-        lambda total: -total - 1,
-        lambda total: total.expand(2),
-        lambda total: total.to(torch.float32),
-        lambda total: total.to(torch.float64) * torch.nan,
+        lambda column: None,
+        lambda column: 3,
+        lambda column: column[0].sum(),
+        lambda column: [part - 1000 for part in column],
+        lambda column: [part[None] for part in column],
+        lambda column: [part.to(torch.float16) for part in column],
+        lambda column: [part.to(torch.float32) * torch.nan for part in column],
+        lambda column: [part[1:] for part in column],
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(make, change) -> None:
     metric, state = saved(make)
-    before = dict(metric.metric_state)
+    before = plain(metric.metric_state)
     for name in state:
         for strict in (True, False):
-            with pytest.raises(RuntimeError, match=f"`{name}` must be a finite scalar of torch"):
+            with pytest.raises(RuntimeError, match=r"must be a list of tensors \(n,\) of torch"):
                 metric.load_state_dict({**state, name: change(state[name])}, strict=strict)
-        assert metric.metric_state == before
-    with pytest.raises(RuntimeError, match="got None"):  # of a version without this count
+        assert plain(metric.metric_state) == before
+    with pytest.raises(RuntimeError, match="got None"):  # of a version without this figure
         metric.load_state_dict(dict(list(state.items())[:-1]))
 
 
@@ -231,11 +193,17 @@ def test_a_state_that_does_not_fit_changes_nothing(make, change) -> None:
         (lambda: RegionCounts(spacing=(1, 1, 1, 1)), "spacing"),
         (lambda: RegionCounts(spacing=1.0), "spacing"),
         (lambda: RegionCounts(threshold="half"), "threshold"),
-        (lambda: LesionWiseDice(-1), "dilation"),
-        (lambda: LesionWiseDice(min_size=-1), "min_size"),
-        (lambda: LesionWiseDice(spacing=(1, -1)), "spacing"),
-        (lambda: LesionWiseDice(spacing=np.array([1.0])), "spacing"),
-        (lambda: LesionWiseDice(threshold=None), "threshold"),
+        (lambda: LesionWiseScores(-1), "dilation"),
+        (lambda: LesionWiseScores(min_size=-1), "min_size"),
+        (lambda: LesionWiseScores(spacing=(1, -1)), "spacing"),
+        (lambda: LesionWiseScores(spacing=np.array([1.0])), "spacing"),
+        (lambda: LesionWiseScores(penalty=-1), "penalty"),
+        (lambda: LesionWiseScores(threshold=None), "threshold"),
+        (lambda: LesionWiseScores(num_classes=1), "num_classes"),
+        (lambda: LesionWiseScores(num_classes=2.0), "num_classes"),
+        (lambda: RegionCounts(include_background=True), "include_background"),
+        (lambda: RegionCounts(reduction="sum"), "reduction"),
+        (lambda: RegionCounts(ignore_empty=1), "ignore_empty"),
     ],
 )
 def test_bad_settings_fail_at_construction(make, name: str) -> None:
@@ -243,25 +211,31 @@ def test_bad_settings_fail_at_construction(make, name: str) -> None:
         make()
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, images: int) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    preds, target = data()
     results = []
-    for metric in (RegionCounts(), LesionWiseDice(1, 10)):
-        metric.update(preds[rank::2], target[rank::2])
-        results.append({name: float(value) for name, value in metric.compute().items()})
+    for make in METRICS:
+        for reduction in ("mean", "none"):
+            metric = make(reduction=reduction)
+            preds, target = data(images)
+            for part in range(rank, images, 2):
+                metric.update(preds[part : part + 1], target[part : part + 1])
+            results.append(metric.compute())
+            assert len(metric.channel) == len(range(rank, images, 2))  # its own again
     torch.save(results, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_count_as_one(tmp_path) -> None:
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
-    preds, target = data()
+@pytest.mark.parametrize("images", [5, 1])
+def test_two_processes_count_as_one(images: int, tmp_path) -> None:
+    """Also where one has fewer images, or none. The cases come in the order of the processes."""
+    mp.spawn(work, (str(tmp_path), images), nprocs=2)
+    preds, target = data(images)
+    order = [*range(0, images, 2), *range(1, images, 2)]
     for rank in range(2):
-        for metric, found in zip(
-            (RegionCounts(), LesionWiseDice(1, 10)),
-            torch.load(tmp_path / f"{rank}.pt"),
-            strict=True,
-        ):
-            whole = metric(preds, target)
-            assert found == pytest.approx({name: float(value) for name, value in whole.items()})
+        found = iter(torch.load(tmp_path / f"{rank}.pt"))
+        for make in METRICS:
+            for reduction in ("mean", "none"):
+                whole = make(reduction=reduction)(preds[order], target[order])
+                for name, value in next(found).items():
+                    torch.testing.assert_close(value, whole[name])

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from gliomaseg_layers.metrics import LesionWiseDice, RegionCounts, count_regions, lesion_wise_dice
+from gliomaseg_layers.metrics import (
+    LesionWiseScores,
+    RegionCounts,
+    count_regions,
+    lesion_wise_scores,
+)
 from tests.support.calls import INDICES, LAYOUTS, dtypes, lay_out, seeds, spatials
 
 parts = st.sampled_from([0.0, 0.1, 0.3, 0.6, 1.0])
@@ -57,17 +62,17 @@ def test_counts_and_scores(
         found = count_regions(mask, target, max_noise_size=most, connectivity=connectivity)
         assert list(found) == expected
         total += expected
-        score = lesion_wise_dice(mask, target, dilation=1, min_size=most)
+        score = lesion_wise_scores(mask, target, dilation=1, min_size=most)
         assert 0 <= score.dice <= 1
-        perfect = lesion_wise_dice(target, target, dilation=1, min_size=most)
+        perfect = lesion_wise_scores(target, target, dilation=1, min_size=most)
         assert perfect.dice == 1
         assert perfect.missed == perfect.spurious == 0
     preds, target = (
         lay_out(torch.from_numpy(mask).to(dtype), layout) for mask in (predicted, truth)
     )
-    metric, scores = RegionCounts(most, connectivity), LesionWiseDice(1, most)
+    metric, scores = RegionCounts(most, connectivity), LesionWiseScores(1, most)
     metric.update(preds, target)
-    assert int(metric.images) == 2 * batch
-    assert [int(getattr(metric, name)) for name in found._fields] == list(total) if batch else True
+    assert int(metric.compute()["images"]) == 2 * batch
+    assert [int(metric.compute()[name]) for name in found._fields] == list(total) if batch else True
     scores.update(preds, target)
-    assert int(scores.images) == 2 * batch
+    assert int(scores.compute()["images"]) == 2 * batch

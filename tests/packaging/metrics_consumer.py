@@ -19,8 +19,8 @@ def results() -> None:
     assert_type(metrics.count_regions(mask, mask).noise, int)
     assert_type(metrics.region_sizes([mask, mask]).areas, NDArray[np.int64])
     assert_type(metrics.region_sizes([mask]).suggest_windows(), tuple[int, int])
-    assert_type(metrics.lesion_wise_dice(mask, mask).dice, float)
-    for metric in (metrics.RegionCounts(), metrics.LesionWiseDice()):
+    assert_type(metrics.lesion_wise_scores(mask, mask).dice, float)
+    for metric in (metrics.RegionCounts(), metrics.LesionWiseScores()):
         assert_type(metric.compute(), dict[str, Tensor])
 
 

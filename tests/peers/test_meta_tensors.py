@@ -6,7 +6,7 @@ from monai.data.meta_tensor import MetaTensor
 from torch import Tensor, nn
 
 from gliomaseg_layers.functional import remove_outlier_regions
-from gliomaseg_layers.metrics import LesionWiseDice, RegionCounts
+from gliomaseg_layers.metrics import LesionWiseScores, RegionCounts
 from tests.support.cases import case
 from tests.support.module_cases import MODULES, inputs, make
 from tests.support.steps import LOSSES, STEPS, step
@@ -39,7 +39,7 @@ def gradients(layer: nn.Module) -> list[Tensor]:
 
 def test_metrics_and_predictions() -> None:
     x, target = case((25, 27), "multilabel", 2)
-    for metric in (RegionCounts(), LesionWiseDice()):
+    for metric in (RegionCounts(), LesionWiseScores()):
         assert metric(MetaTensor(x), MetaTensor(target)) == metric(x, target)
     cleaned = remove_outlier_regions(MetaTensor(x.sigmoid()), mode="multilabel")
     torch.testing.assert_close(

@@ -1,27 +1,22 @@
-"""Connected regions of masks: labelled, counted against a target, measured over a data set."""
+"""Regions of masks: counted against a target, measured over a data set."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import cc3d
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
-from gliomaseg_layers._checks import check_int, check_not_negative
+from gliomaseg_layers._checks import check_not_negative
+from gliomaseg_layers.metrics.labels import (
+    boxes,
+    label_holes,
+    label_regions,
+    pixel_size,
+    read_mask,
+    read_pair,
+)
 
-__all__ = [
-    "RegionCount",
-    "RegionSizes",
-    "count_regions",
-    "label_holes",
-    "label_regions",
-    "pixel_size",
-    "read_pair",
-    "region_sizes",
-]
-
-NEIGHBOURS: dict[int, Any] = {2: (6, 26), 3: (6, 18, 26)}  # in a volume
+__all__ = ["RegionCount", "RegionSizes", "count_regions", "region_sizes"]
 
 
 class RegionCount(NamedTuple):
@@ -32,31 +27,6 @@ class RegionCount(NamedTuple):
     noise: int
     holes: int
     missed: int
-
-
-def label_regions(mask: ArrayLike, connectivity: int = 2) -> tuple[NDArray[np.int32], int]:
-    """Number the connected regions of a mask from 1 on.
-
-    Args:
-        mask: ``(H, W)`` or ``(D, H, W)``; what is not 0 is foreground.
-        connectivity: as in scikit-image: how many axes a neighbour may differ in, 1 (edges) to the
-            number of axes (corners).
-
-    Returns:
-        The labels, 0 for background, and how many regions there are.
-
-    Raises:
-        TypeError: ``connectivity`` is not an int.
-        ValueError: ``mask`` has not two or three axes, or ``connectivity`` does not fit them.
-
-    Example:
-        >>> label_regions([[1, 0, 0], [0, 1, 0], [0, 0, 0]])[1]
-        1
-        >>> label_regions([[1, 0, 0], [0, 1, 0], [0, 0, 0]], connectivity=1)[1]
-        2
-    """
-    mask = _read_mask("mask", mask)
-    return _label(mask, connectivity)
 
 
 def count_regions(
@@ -113,18 +83,6 @@ def count_regions(
     hit = np.unique(true_labels[predicted & truth]).size
     _, holes = label_holes(predicted, connectivity)
     return RegionCount(regions, int(spurious.sum()), int(noise.sum()), holes, true_regions - hit)
-
-
-def label_holes(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32], int]:
-    """Number the holes: background, connected the other way round, that the mask encloses."""
-    labels, count = _label(~mask, mask.ndim if connectivity == 1 else 1)
-    closed = np.ones(count + 1, bool)
-    closed[0] = False
-    for axis in range(mask.ndim):
-        layers = labels.swapaxes(0, axis)
-        closed[layers[:1]] = closed[layers[-1:]] = False  # open to the border of the image
-    numbers = np.cumsum(closed, dtype=np.int32) * closed
-    return numbers[labels], int(closed.sum())
 
 
 class RegionSizes(NamedTuple):
@@ -188,7 +146,7 @@ def region_sizes(masks: Iterable[ArrayLike], *, connectivity: int = 2) -> Region
     holes: list[tuple[NDArray[Any], NDArray[Any]]] = []
     axes = None
     for number, values in enumerate(masks):
-        mask = _read_mask(f"masks[{number}]", values)
+        mask = read_mask(f"masks[{number}]", values)
         if axes not in (None, mask.ndim):
             raise ValueError(f"`masks[{number}]` must have {axes} axes, got shape {mask.shape}")
         axes = mask.ndim
@@ -203,48 +161,6 @@ def region_sizes(masks: Iterable[ArrayLike], *, connectivity: int = 2) -> Region
     )
 
 
-def read_pair(
-    prediction: ArrayLike, target: ArrayLike
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Check a prediction and its target, and return both as masks."""
-    predicted, truth = _read_mask("prediction", prediction), _read_mask("target", target)
-    if predicted.shape != truth.shape:
-        raise ValueError(
-            f"`target` must have the shape of `prediction`, {predicted.shape}, got {truth.shape}"
-        )
-    return predicted, truth
-
-
-def pixel_size(spacing: Sequence[float] | None, axes: int) -> float:
-    """Return the area or volume of a pixel, 1 without a spacing."""
-    if spacing is None:
-        return 1.0
-    sides = np.asarray(spacing, float)
-    if sides.shape != (axes,) or not (sides > 0).all():
-        raise ValueError(f"`spacing` must have {axes} positive entries, got {spacing!r}")
-    return float(sides.prod())
-
-
 def _measure(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    slices = ndimage.find_objects(labels) if labels.size else []  # scipy takes no empty image
-    boxes = [[side.stop - side.start for side in box] for box in slices]
-    return np.bincount(labels.ravel())[1:], np.array(boxes, np.int64).reshape(-1, labels.ndim)
-
-
-def _label(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32], int]:
-    check_int("connectivity", connectivity)
-    if not 1 <= connectivity <= mask.ndim:
-        raise ValueError(f"`connectivity` must be 1 to {mask.ndim}, got {connectivity}")
-    # As a volume of one slice: the labels that cc3d 3.29 gives to planes can be wrong (connected by
-    # corners) or too many for it (a checkerboard), and of other layouts it reads what is not there.
-    volume = np.ascontiguousarray(mask).reshape((1,) * (3 - mask.ndim) + mask.shape)
-    neighbours = NEIGHBOURS[mask.ndim][connectivity - 1]
-    labels, count = cc3d.connected_components(volume, connectivity=neighbours, return_N=True)
-    return labels.astype(np.int32).reshape(mask.shape), count  # 3.x flattens an empty mask
-
-
-def _read_mask(name: str, mask: ArrayLike) -> NDArray[np.bool_]:
-    values: NDArray[np.bool_] = np.asarray(mask) != 0
-    if values.ndim not in (2, 3):
-        raise ValueError(f"`{name}` must be (H, W) or (D, H, W), got shape {values.shape}")
-    return values
+    sides = [[side.stop - side.start for side in box] for box in boxes(labels)]
+    return np.bincount(labels.ravel())[1:], np.array(sides, np.int64).reshape(-1, labels.ndim)
