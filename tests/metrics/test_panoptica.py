@@ -1,4 +1,4 @@
-"""Lesion-wise Dice against panoptica, where the two rules mean the same.
+"""Lesion-wise scores against panoptica, where the two rules mean the same.
 
 Without dilation and size limit they do, while no predicted region touches two lesions: panoptica
 gives it to one of them, BraTS to both.
@@ -71,5 +71,8 @@ def test_lesion_wise_scores_agrees_with_panoptica(shape: tuple[int, ...]) -> Non
         assert ours[5:] == (theirs.tp, theirs.fn, theirs.fp)
         total = theirs.sq_dsc * theirs.tp
         assert ours.dice == pytest.approx(total / (theirs.tp + theirs.fn + theirs.fp))
+        assert ours.f1 == pytest.approx(theirs.rq)
+        assert ours.precision == pytest.approx(theirs.prec)
+        assert ours.recall == pytest.approx(theirs.rec)
         compared, missed, spurious = compared + 1, missed + ours.missed, spurious + ours.spurious
     assert min(compared, missed, spurious) >= 3
