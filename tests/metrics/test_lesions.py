@@ -16,7 +16,7 @@ def square(image: np.ndarray, row: int, column: int, side: int) -> None:
     image[row : row + side, column : column + side] = 1
 
 
-def test_lesion_wise_dice_by_hand() -> None:
+def test_dice_by_hand() -> None:
     truth, predicted = np.zeros((60, 80)), np.zeros((60, 80))
     square(truth, 5, 5, 10)  # found with Dice 2 * 50 / (100 + 50)
     square(predicted, 5, 5, 10)
@@ -41,7 +41,7 @@ def test_lesion_wise_dice_by_hand() -> None:
     assert in_mm == counted._replace(hd95=2 * counted.hd95)
 
 
-def test_lesion_wise_dice_of_nothing() -> None:
+def test_scores_of_nothing() -> None:
     none, some = np.zeros((9, 9, 9)), np.ones((9, 9, 9))
     assert lesion_wise_scores(none, none) == (1, 0, 1, 1, 1, 0, 0, 0)
     assert lesion_wise_scores(some, none) == (0, 374, 0, 0, 1, 0, 0, 1)

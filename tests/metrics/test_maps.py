@@ -9,6 +9,7 @@ import torch
 from monai.networks.utils import one_hot
 from scipy import ndimage
 from torch import Tensor
+from torchmetrics import MetricCollection
 from torchmetrics.wrappers import MetricTracker
 
 from gliomaseg_layers.metrics import (
@@ -182,15 +183,20 @@ def test_nothing_to_count(make, reduction: str) -> None:
 def test_a_tracker_keeps_the_best_of_one_figure() -> None:
     """`metric["dice"]` is torchmetrics' own way to one entry of a dict."""
     tracker = MetricTracker(LesionWiseScores(min_size=0)["dice"], maximize=True)
+    names = ("dice", "hd95")
+    figures = MetricCollection({name: LesionWiseScores(min_size=0)[name] for name in names})
+    several = MetricTracker(figures, maximize=[True, False])
     target = torch.zeros(1, 1, 20, 20)
     target[..., 5:10, 5:10] = 1
     worse = target.clone()
     worse[..., 15, 15] = 1
     for preds in (worse, target, 0 * target):
-        tracker.increment()
-        tracker.update(preds, target)
+        for each in (tracker, several):
+            each.increment()
+            each.update(preds, target)
     assert tracker.best_metric(return_step=True) == (1.0, 1)
     assert tracker.compute_all().tolist() == [0.5, 1, 0]
+    assert several.best_metric() == {"dice": 1, "hd95": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for make in METRICS:  # of a dict, some figures are better high and some low

@@ -57,6 +57,7 @@ def test_a_collection_keeps_metrics_of_other_settings_apart() -> None:
         "large": RegionCounts(49),
         "certain": RegionCounts(49, threshold=0.9),
         "again": RegionCounts(49),
+        "per channel": RegionCounts(49, reduction="mean_batch", ignore_empty=True),
         "lesions": LesionWiseScores(min_size=9),
         "large lesions": LesionWiseScores(min_size=49),
     }
@@ -66,11 +67,11 @@ def test_a_collection_keeps_metrics_of_other_settings_apart() -> None:
         for metric in metrics.values():
             metric.update(preds, target)
     shared = [group for group in collection.compute_groups.values() if len(group) > 1]
-    assert [set(group) for group in shared] == [{"large", "again"}]
+    assert [set(group) for group in shared] == [{"large", "again", "per channel"}]
     found = collection.compute()
     for name, metric in metrics.items():
         for key, expected in metric.compute().items():
-            assert found[f"{name}_{key}"] == expected, (name, key)
+            torch.testing.assert_close(found[f"{name}_{key}"], expected, rtol=0, atol=0)
     assert (found["small_noise"], found["large_noise"], found["certain_regions"]) == (0, 1, 0)
 
 

@@ -126,8 +126,9 @@ class CaseMetric(Metric):
         parts = getattr(self, name)  # a list, or a tensor once processes are synchronised
         if isinstance(parts, Tensor):
             return parts
-        empty = torch.zeros(0, dtype=self.columns[name], device=self.device)
-        return torch.cat([empty, *parts])
+        if parts:
+            return torch.cat(parts)
+        return torch.zeros(0, dtype=self.columns[name], device=self.device)
 
     def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
         """Give a process without images columns of the dtypes that the others have."""

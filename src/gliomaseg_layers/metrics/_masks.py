@@ -24,11 +24,18 @@ def read_maps(
     if num_classes is None:
         masks = _read_channels(preds, target, threshold)
     else:
-        axes = _spatial_axes(preds, target, num_classes)
+        both = {"preds": preds, "target": target}
+        known = [_spatial_axes(name, maps, num_classes) for name, maps in both.items()]
+        axes = known[0] or known[1]
+        if axes is None:
+            raise ValueError(
+                f"`preds` must be bool or floating where it has channels, or (N, 1, D, H, W) where "
+                f"it is a label map: integers of shape {tuple(preds.shape)} may be {num_classes} "
+                f"channels or volumes of depth {num_classes}, got {preds.dtype}"
+            )
         first = 0 if include_background else 1
         masks = [
-            _read_classes(name, maps, axes, num_classes)[:, first:]
-            for name, maps in (("preds", preds), ("target", target))
+            _read_classes(name, maps, axes, num_classes)[:, first:] for name, maps in both.items()
         ]
     if masks[0].shape != masks[1].shape:
         raise ValueError(
@@ -53,31 +60,19 @@ def _read_channels(preds: Tensor, target: Tensor, threshold: float) -> list[Tens
     return [maps > threshold if maps.is_floating_point() else maps != 0 for maps in (preds, target)]
 
 
-def _spatial_axes(preds: Tensor, target: Tensor, num_classes: int) -> int:
-    """Return 2 or 3. An integer map of four axes may be of planes or of volumes."""
-    both = (("preds", preds), ("target", target))
-    axes = {}
-    for name, maps in both:
-        shape = tuple(maps.shape)
-        if maps.dim() == 5 or _is_channels(maps) or (maps.dim() == 4 and shape[1] == 1):
-            axes[name] = maps.dim() - 2
-        elif maps.dim() == 3 or (maps.dim() == 4 and shape[1] != num_classes):
-            axes[name] = maps.dim() - 1
-        elif maps.dim() != 4:
-            expected = "a label map (N, *spatial) or (N, 1, *spatial), or (N, C, *spatial)"
-            raise ValueError(f"`{name}` must be {expected}, got shape {shape}")
-    if not axes:
+def _spatial_axes(name: str, maps: Tensor, num_classes: int) -> int | None:
+    """Return 2 or 3; None for integers that may be channels of planes, or volumes."""
+    if maps.dim() in (3, 5):
+        return 2 if maps.dim() == 3 else 3
+    if maps.dim() != 4:
         raise ValueError(
-            f"`preds` must be bool or floating where it has channels, or (N, 1, D, H, W) where it "
-            f"is a label map: integers of shape {tuple(preds.shape)} may be {num_classes} channels "
-            f"or volumes of depth {num_classes}, got {preds.dtype}"
+            f"`{name}` must be a label map (N, *spatial) or (N, 1, *spatial), or (N, C, *spatial), "
+            f"got shape {tuple(maps.shape)}"
         )
-    return next(iter(axes.values()))
-
-
-def _is_channels(maps: Tensor) -> bool:
-    kind = maps.is_floating_point() or maps.dtype == torch.bool
-    return kind and maps.dim() == 4 and maps.shape[1] != 1
+    depth = maps.shape[1]
+    if maps.is_floating_point() or maps.dtype == torch.bool or depth == 1:
+        return 2
+    return None if depth == num_classes else 3
 
 
 def _read_classes(name: str, maps: Tensor, axes: int, num_classes: int) -> Tensor:
