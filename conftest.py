@@ -36,6 +36,21 @@ settings.register_profile("suite", derandomize=True, max_examples=60, deadline=N
 settings.load_profile("suite")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", default="cpu", help="where the tests' tensors are: cpu, cuda, or pretend"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    device = config.getoption("--device")
+    if device == "pretend":
+        from tests.support.pretend_device import register
+
+        register().__enter__()
+    torch.set_default_device(device)
+
+
 def pytest_report_header() -> list[str]:
     folder = os.environ.get("LGG_DATA")
     slices = "a generated stand-in (set LGG_DATA to a kaggle_3m folder for real ones)"

@@ -14,20 +14,10 @@ from torch.nn import functional as F
 
 from benchmarks.alternating import compare
 from benchmarks.rivals import box_sum_by_convolution, box_sum_by_pooling, paper_loss
-from gliomaseg_layers import CompoundLoss, DensityLoss, OutlierRegionLoss, UNet
-from gliomaseg_layers.functional import outlier_penalty
+from benchmarks.workloads import BCE, DEVICE, LOSSES, Loss, batch, stepper
+from gliomaseg_layers import DensityLoss, OutlierRegionLoss, UNet
 from tests.support.peak_memory import peak_of_training_step
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-Loss = Callable[[Tensor, Tensor], Tensor]
-BCE: Loss = F.binary_cross_entropy_with_logits
-LOSSES: dict[str, Loss] = {
-    "OutlierRegionLoss(levels=(0.5,))": OutlierRegionLoss(levels=(0.5,)),
-    "OutlierRegionLoss()": OutlierRegionLoss(),
-    "CompoundLoss()": CompoundLoss().to(DEVICE),
-    "DensityLoss()": DensityLoss(),
-    "outlier_penalty": lambda z, y: outlier_penalty(z),
-}
 SHAPES = {
     "1x1x256x256": "binary",
     "1x1x2048x2048": "binary",
@@ -44,31 +34,6 @@ RIVALS = {
     "blob loss": "blob",
     "Hausdorff loss": "hausdorff",
 }
-
-
-def batch(shape: str = "16x1x256x256", mode: str = "binary") -> tuple[Tensor, Tensor]:
-    """Return logits with islands, as late in training, and a target of one region an image."""
-    batch, channels, *spatial = map(int, shape.split(",")[0].split("x"))
-    generator = torch.Generator().manual_seed(23)
-    coarse = torch.randn(batch, channels, *(n // 8 for n in spatial), generator=generator)
-    how = "bilinear" if len(spatial) == 2 else "trilinear"
-    logits = 6 * F.interpolate(coarse, size=spatial, mode=how) - 4
-    axes = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in spatial), indexing="ij")
-    region = sum(axis**2 for axis in axes) < 0.1
-    target = region.expand(batch, *spatial).long()
-    if mode != "multiclass":
-        target = target.unsqueeze(1).expand(logits.shape).float()
-    return logits.to(DEVICE).requires_grad_(), target.to(DEVICE)
-
-
-def stepper(loss: Loss, logits: Tensor, target: Tensor) -> Callable[[], None]:
-    def step() -> None:
-        logits.grad = None
-        loss(logits, target).backward()
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-
-    return step
 
 
 def measure(benchmark: Any, loss: Loss, rival: Loss, over: str, *given: Tensor) -> None:
@@ -89,8 +54,6 @@ def test_share_of_a_training_step(benchmark: Any, name: str) -> None:
         optimizer.zero_grad()
         loss(network(images), target).backward()
         optimizer.step()
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
 
     step = stepper(loss, network(images).detach().requires_grad_(), target)
     benchmark.group = "The loss in a training step of UNet.mini, 2x3x256x256"

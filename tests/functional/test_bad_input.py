@@ -108,7 +108,7 @@ BOOL = [
     ("yes", TypeError, "True or False", "'yes'"),
     (None, TypeError, "True or False", "None"),
     (X > 0, TypeError, "True or False", "Tensor of shape (2, 1, 6, 8)"),
-    (X.numpy(), TypeError, "True or False", "ndarray of shape (2, 1, 6, 8)"),
+    (X.numpy(force=True), TypeError, "True or False", "ndarray of shape (2, 1, 6, 8)"),
 ]
 LEVELS = [
     (0.5, TypeError, "sequence", "0.5"),
@@ -188,7 +188,7 @@ BAD += [
     *((box_count, (s, 3), {}, ValueError, "spatial", "2 or 3", str(s)) for s in ((4,), (4,) * 4)),
     (box_sum, (X.bool(), 3), {}, TypeError, "input", "floating", "torch.bool"),
     (box_sum, (X.cfloat(), 3), {}, TypeError, "input", "floating", "torch.complex64"),
-    (box_sum, (X.numpy(), 3), {}, TypeError, "input", "torch.Tensor", "ndarray"),
+    (box_sum, (X.numpy(force=True), 3), {}, TypeError, "input", "torch.Tensor", "ndarray"),
     (box_sum, (X[0], 3), {}, ValueError, "input", "(N, C, H, W)", "(1, 6, 8)"),
     (box_sum, (X.to_sparse(), 3), {}, TypeError, "input", "strided", "torch.sparse_coo"),
     *((box_count, (s, 3), {}, TypeError, "spatial", "ints", str(s)) for s in (6, (6.0, 8), None)),
@@ -289,7 +289,7 @@ for call in LOSSES:
         ),
         (call, (X, Y.to(**META)), {}, ValueError, "target", "cpu", "meta"),
         (call, (X, Y.cfloat()), {}, TypeError, "target", "floating", "torch.complex64"),
-        (call, (X, Y.numpy()), {}, TypeError, "target", "torch.Tensor", "ndarray"),
+        (call, (X, Y.numpy(force=True)), {}, TypeError, "target", "torch.Tensor", "ndarray"),
         (
             call,
             (CLASSES, CLASSES),
@@ -376,7 +376,7 @@ def test_no_message_holds_a_whole_tensor():
         (CompoundLoss, "dice"),
         (CompoundLoss, "alpha"),
     ):
-        for value in (many, many > 0.5, many.numpy()):
+        for value in (many, many > 0.5, many.numpy(force=True)):
             with pytest.raises(
                 (TypeError, ValueError), match=rf"`{name}` .* \(2, 1, 60, 80\)"
             ) as raised:

@@ -37,7 +37,7 @@ CASES = [
 
 
 def noise(shape, dtype=torch.float64, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu").to(dtype)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCES), ids=str)
@@ -62,7 +62,9 @@ def test_sum_and_gradient_match_reference(shape, window, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64, torch.uint8])
 def test_integers_are_summed_exactly(dtype):
-    x = torch.randint(0, 5, (2, 2, 19, 23), generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = torch.randint(
+        0, 5, (2, 2, 19, 23), generator=torch.Generator().manual_seed(0), device="cpu"
+    ).to(dtype)
     y = box_sum(x, 7)
     assert y.dtype == dtype
     np.testing.assert_array_equal(array(y), references.box_sum(x, 7))
@@ -132,11 +134,15 @@ def test_count_on_another_device():
 @pytest.mark.parametrize("window", [7, 21, 63])
 def test_fp32_is_accurate_on_a_large_image(window):
     # All values near 1: the sums of a plain fp32 integral image would reach 1.6e7 here.
-    x = torch.rand((1, 1, 4096, 4096), generator=torch.Generator().manual_seed(0)) * 0.1 + 0.9
-    expected = x[0, 0].double().numpy()
+    x = (
+        torch.rand((1, 1, 4096, 4096), generator=torch.Generator().manual_seed(0), device="cpu")
+        * 0.1
+        + 0.9
+    )
+    expected = x[0, 0].double().numpy(force=True)
     for axis in (0, 1):
         expected = uniform_filter1d(expected, window, axis, mode="constant") * window
-    error = abs(box_sum(x, window)[0, 0].numpy() - expected).max()
+    error = abs(box_sum(x, window)[0, 0].numpy(force=True) - expected).max()
     assert error <= 1e-6 * window**2
 
 

@@ -42,10 +42,10 @@ def test_far_from_large_regions_it_removes_small_objects() -> None:
     for _ in range(20):
         sides = rng.integers(1, 14, 6)
         mask = squares(*sides.tolist())
-        labels, _ = label(mask[0, 0].numpy(), np.ones((3, 3)))
+        labels, _ = label(mask[0, 0].numpy(force=True), np.ones((3, 3)))
         large = np.bincount(labels.ravel()) > 49
         large[0] = False
-        assert np.array_equal(remove_outlier_regions(mask)[0, 0].numpy(), large[labels])
+        assert np.array_equal(remove_outlier_regions(mask)[0, 0].numpy(force=True), large[labels])
 
 
 def test_known_limits() -> None:

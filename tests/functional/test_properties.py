@@ -21,7 +21,9 @@ def same(got, expected):
 
 
 def draw(shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=F64, device="cpu"
+    )
 
 
 def maps(logits, target, mode, formula):

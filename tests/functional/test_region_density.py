@@ -65,7 +65,7 @@ def test_pixels_outside_the_image(shape, mode, channels, which):
     broken = x.masked_fill(outside, torch.nan).requires_grad_()
     got = density_map(broken, mode=mode, valid=valid, **SMALL)
     assert torch.equal(got, density_map(x, mode=mode, valid=valid, **SMALL))
-    assert (got[torch.from_numpy(~inside)] == 0).all()
+    assert (got[torch.from_numpy(~inside).to(got.device)] == 0).all()
     got.sum().backward()
     assert broken.grad.isfinite().all()
     assert (broken.grad[outside] == 0).all()

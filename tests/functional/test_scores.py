@@ -78,7 +78,7 @@ def test_ignored_pixels(mode, channels, from_logits, formula):
         torch.testing.assert_close(none.sum() / inside.sum(), loss, **TOLERANCES[F64])
         total = formula.function(x, target, reduction="sum", **settings, **outside)
         torch.testing.assert_close(none.sum(), total, **TOLERANCES[F64])
-        assert (none[~torch.from_numpy(inside)] == 0).all()
+        assert (none[~torch.from_numpy(inside).to(none.device)] == 0).all()
         # What lies outside changes nothing and gets exactly nothing, whatever it is.
         full = outside_of(inside, x)
         for junk in (torch.nan, torch.inf, -torch.inf):

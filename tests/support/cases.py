@@ -72,7 +72,8 @@ def scene(shape: tuple[int, ...], mode: str = "binary", seed: int = 0) -> tuple[
     if multiclass:
         seen, target = np.concatenate([seen == k for k in range(c)], 1), target[:, 0]
     logits = 6.0 * seen - 3.0 + 0.5 * rng.standard_normal(shape)
-    return torch.from_numpy(logits), torch.from_numpy(target)
+    device = torch.get_default_device()
+    return torch.from_numpy(logits).to(device), torch.from_numpy(target).to(device)
 
 
 def case(
@@ -95,7 +96,10 @@ def case(
 
 def random(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     """Return float64 numbers in [0, 1), the same in every run."""
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    numbers = torch.rand(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=F64, device="cpu"
+    )
+    return numbers.to(torch.get_default_device())
 
 
 def masks(x: Tensor, mode: str) -> list[Tensor]:
@@ -162,7 +166,7 @@ def check_infinite_logits(formula: Formula, x: Tensor, target: Tensor, **setting
 
 def outside_of(valid: Array, x: Tensor) -> Tensor:
     """Return which entries of ``x`` a map of valid pixels leaves out."""
-    outside = torch.from_numpy(~valid)
+    outside = torch.from_numpy(~valid).to(x.device)
     return (outside if outside.dim() == x.dim() else outside.unsqueeze(1)).expand_as(x)
 
 
