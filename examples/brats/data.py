@@ -1,12 +1,12 @@
 """Read BraTS cases (NIfTI, four modalities, either naming scheme) and check them before training.
 
 <anything>/<case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz        until 2021; enhancing tumour is 4
-<anything>/<case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz         from 2023 on; enhancing tumour is 3
+<anything>/<case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz         from 2023 on; enhancing tumour is 3,
+                                                              and 4 the resection cavity of 2024
+Older names with enhancing tumour 3, as some copies have it, are read too.
 """
 
-import hashlib
 import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from examples.lgg.data import DataError, check_folder
+from examples.brats.nifti import open_nifti, read_array, write_like
+from examples.lgg.pixels import DataError, check_folder
 
 Array = np.ndarray[Any, Any]
 
@@ -37,31 +38,23 @@ class Case:
     name: str
     images: tuple[Path, ...]
     labels: Path | None
-    enhancing: int  # the label of enhancing tumour in this naming scheme's years
+    newer: bool  # the names are those from 2023 on
 
     @property
     def files(self) -> list[Path]:
         return [*self.images, *([self.labels] if self.labels else [])]
 
-    @property
-    def digest(self) -> str:
-        """A key of these very files: other files of these names, or a change, have another."""
-        paths = [path.resolve() for path in self.files]
-        facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
     def save(self, values: Array, path: Path) -> None:
         """Write ``(slices, H, W)`` as NIfTI on the grid of the case's first modality."""
-        file: Any = nib.load(self.images[0])
-        values = _reorient(np.moveaxis(values, 0, 2), LPS, _orientation(file))
-        image = nib.Nifti1Image(values, file.affine, file.header)  # type: ignore[no-untyped-call]
-        image.set_data_dtype(values.dtype)  # type: ignore[no-untyped-call]
-        image.header.set_slope_inter(1, 0)  # type: ignore[no-untyped-call]
-        nib.save(image, path)
+        file = open_nifti(self.images[0])
+        write_like(_reorient(np.moveaxis(values, 0, 2), LPS, _orientation(file)), file, path)
 
-    def native_labels(self, labels: Array) -> Array:
-        """Turn classes 0 to 3 into the labels of the case's years."""
-        return np.where(labels == 3, self.enhancing, labels).astype(np.uint8)
+    def native_labels(self, labels: Array, enhancing: int = 4) -> Array:
+        """Turn classes into the labels of the case's names: enhancing tumour is 3 in the newer.
+
+        In the older it is ``enhancing``, which is what these names' labels had in training.
+        """
+        return np.where((labels == 3) & (not self.newer), enhancing, labels).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,9 @@ class Volumes:
     """A case in memory: axial slices, however the files store them, in one orientation."""
 
     images: Array  # (4, slices, H, W) float32, z-scores inside the brain, 0 outside
-    labels: Array | None  # (slices, H, W) uint8: 0 nothing, 1 necrosis, 2 oedema, 3 enhancing
+    # (slices, H, W) uint8: 0 nothing, 1 necrosis, 2 oedema, 3 enhancing, 4 resection cavity
+    labels: Array | None
+    enhancing: int  # what the file calls enhancing tumour; 0 where it has none
     spacing: tuple[float, ...]  # mm, in the order of the axes
 
 
@@ -105,7 +100,7 @@ def find_cases(folder: Path, *, labelled: bool, cases: int | None = None) -> lis
                 raise DataError(f"no {both} among the images of {home}")
         images = tuple(files[kind] for kind in MODALITIES)
         newer = FILE_NAME.fullmatch(images[1].name)["kind"].lower() == "t1c"  # type: ignore[index]
-        found.append(Case(home.name, images, files.get(SEGMENTATION), 3 if newer else 4))
+        found.append(Case(home.name, images, files.get(SEGMENTATION), newer))
     names = [case.name for case in found]
     for name in names:
         if names.count(name) > 1:
@@ -125,22 +120,17 @@ def read_volumes(case: Case) -> Volumes:
         if not np.allclose(file.affine, files[0].affine, atol=1e-3):
             raise DataError(f"image of another place: {path} has not the affine of {paths[0].name}")
     arrays = [_read(path, file) for path, file in zip(paths, files, strict=True)]
-    labels = _classes(case, arrays[-1]) if case.labels else None
+    labels, enhancing = _classes(case, arrays[-1]) if case.labels else (None, 0)
     sides = np.take(files[0].header.get_zooms(), np.argsort(_orientation(files[0])[:, 0]))
     images = np.stack([_standardise(array) for array in arrays[:4]])
-    return Volumes(images, labels, tuple(np.roll(sides, 1).tolist()))
+    return Volumes(images, labels, enhancing, tuple(np.roll(sides, 1).tolist()))
 
 
 def _open(path: Path) -> Any:
-    try:
-        file: Any = nib.load(path)
-    except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
-        raise DataError(f"unreadable image file: {path} ({error})") from error
+    file = open_nifti(path)
     shape = file.shape[:3] if all(side == 1 for side in file.shape[3:]) else file.shape
     if len(shape) != 3 or 0 in shape:
         raise DataError(f"not a volume: {path} is {file.shape}")
-    if file.get_data_dtype().kind not in "iuf":
-        raise DataError(f"not a volume of real numbers: {path} is {file.get_data_dtype()}")
     if np.isnan(_orientation(file)).any():
         raise DataError(f"no orientation: {path} has the affine {file.affine.tolist()}")
     return file
@@ -157,12 +147,7 @@ def _reorient(array: Array, start: Array, end: Array) -> Array:
 
 
 def _read(path: Path, file: Any) -> Array:
-    try:
-        array = np.asarray(file.dataobj, dtype=np.float32).reshape(file.shape[:3])
-    except (OSError, ValueError, EOFError, zlib.error) as error:  # cut off
-        raise DataError(f"unreadable image file: {path} ({error})") from error
-    if not np.isfinite(array).all():
-        raise DataError(f"{int((~np.isfinite(array)).sum())} voxels that are no number in {path}")
+    array = read_array(path, file).reshape(file.shape[:3])
     return np.moveaxis(_reorient(array, _orientation(file), LPS), 2, 0)
 
 
@@ -179,10 +164,13 @@ def _standardise(array: Array) -> Array:
     return np.where(brain, scores, 0).astype(np.float32)
 
 
-def _classes(case: Case, array: Array) -> Array:
+def _classes(case: Case, array: Array) -> tuple[Array, int]:
+    """Return the labels as classes, and which of them was enhancing tumour."""
     values = set(np.unique(array).tolist())
-    # In the newer names 4 would be 2024's resection cavity, which is no tumour.
-    if not (values <= {0, 1, 2, case.enhancing} or values <= {0, 1, 2, 3}):
-        last = "4 (or 3)" if case.enhancing == 4 else "3"
-        raise DataError(f"labels must be 0, 1, 2 and {last}: {case.labels} has {sorted(values)}")
-    return np.where(array == 4, 3, array).astype(np.uint8)
+    if case.newer:
+        if not values <= {0, 1, 2, 3, 4}:
+            raise DataError(f"labels must be 0, 1, 2, 3 and 4: {case.labels} has {sorted(values)}")
+        return array.astype(np.uint8), 3 * (3 in values)
+    if not (values <= {0, 1, 2, 4} or values <= {0, 1, 2, 3}):
+        raise DataError(f"labels must be 0, 1, 2 and 4 (or 3): {case.labels} has {sorted(values)}")
+    return np.where(array == 4, 3, array).astype(np.uint8), int(max(values & {3, 4}, default=0))

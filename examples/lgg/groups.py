@@ -5,7 +5,7 @@ columns case and group.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def named_group(case: str) -> str:
     return next(filter(None, match.groups())) if match else case
 
 
-def find_groups(cases: Iterable[str], table: Path | None) -> dict[str, str]:
+def find_groups(cases: Collection[str], table: Path | None) -> dict[str, str]:
     """Return every case's group: by the table if there is one, else by the names."""
     if table is None:
         return {case: named_group(case) for case in cases}
@@ -57,7 +57,7 @@ def find_groups(cases: Iterable[str], table: Path | None) -> dict[str, str]:
 
 
 def describe_split(
-    parts: Iterable[Collection[str]], groups: Mapping[str, str], table: Path | None
+    parts: Collection[Collection[str]], groups: Mapping[str, str], table: Path | None
 ) -> str:
     """Say whether a group is in more than one part, and no more than that was looked at."""
     inside = [{groups[case] for case in part} for part in parts]
@@ -70,11 +70,7 @@ def describe_split(
         )
     if table is not None:
         return f"none of the {len(every)} groups of {table.name} is in more than one part"
-    if any(named_group(case) != case for case in groups):
-        return (
-            f"none of the {len(every)} patients that the cases' names tell is in more than one part"
-        )
-    return (
-        f"none of the {len(every)} cases is in more than one part (whether two are of one patient "
-        "is not known: their names do not tell, and no --groups was given)"
+    silent = sum(PATIENTS.fullmatch(case) is None for case in groups)
+    return "no patient is in more than one part, as far as the names of the cases tell" + (
+        f" ({silent} of {len(groups)} names tell none, and count as one each)" if silent else ""
     )

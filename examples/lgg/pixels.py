@@ -64,6 +64,14 @@ def read_values(path: Path) -> Array:
     return np.asarray(alpha if np.ptp(alpha) else np.minimum(brightest, alpha))
 
 
+def read_numbers(path: Path) -> Array:
+    """Return a map of several labels ``(H, W)``: its grey values, or the palette's numbers."""
+    image = _open(path)
+    if image.mode != "P" and image.mode.split(";")[0] not in DEEP:
+        raise DataError(f"labels must be grey or of a palette: {path} is {image.mode}")
+    return np.asarray(image)
+
+
 def foreground(values: Array, path: Path) -> Array:
     """Return where a mask has its foreground, by the rule above; ``path`` is for what is said."""
     found = np.unique(values)

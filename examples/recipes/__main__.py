@@ -23,13 +23,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from examples.brats import standin as brats_standin
 from examples.lgg import standin as lgg_standin
 from examples.lgg.data import DataError
+from examples.recipes.cached import BratsSource, FolderSource
 from examples.recipes.checkpoints import load_checkpoint
-from examples.recipes.data import PARTS, RecipeData
+from examples.recipes.data import RecipeData
 from examples.recipes.evaluation import evaluate
+from examples.recipes.fitting import first_process, make_trainer
 from examples.recipes.prediction import load_predictor, predict
 from examples.recipes.settings import PRESETS, Settings, read_recipe, recipe_names
-from examples.recipes.sources import BratsSource, LggSource, Source
-from examples.recipes.training import first_process, make_trainer, prepare, train
+from examples.recipes.sources import LggSource, Source
+from examples.recipes.splits import PARTS
+from examples.recipes.training import prepare, train
 from examples.saving.run_folder import alone_in, check_plan
 from examples.saving.whole_files import write_whole
 
@@ -48,6 +51,10 @@ def open_source(
             folder = scratch / "cases"
             brats_standin.write_cases(folder)
         return BratsSource(folder, settings, cache, options.patients)
+    if settings["data"] == "folder":
+        if folder is None:
+            raise DataError('data = "folder" needs --data, a folder of images and masks')
+        return FolderSource(folder, settings, cache, options.patients)
     if folder is None:
         folder = scratch / "kaggle_3m"
         lgg_standin.write_standin(folder, patients=8, slices=12, size=64)
@@ -66,13 +73,16 @@ def run_training(options: argparse.Namespace, scratch: Path) -> None:
     output: Path = options.output or Path("runs") / options.recipe
     plan = {
         "variants": recipe.variants,
-        "data": str(options.data.resolve()) if options.data else None,
-        **{name: getattr(options, name) for name in ("split", "smoke", "patients")},
+        **{
+            name: str(path.resolve()) if (path := getattr(options, name)) else None
+            for name in ("data", "groups", "split_file")
+        },
+        **{name: getattr(options, name) for name in ("split", "fold", "smoke", "patients")},
     }
     settings = recipe.shared | {
         "attributes": any(variant["attributes"] for variant in recipe.variants.values())
     }
-    names = {"lgg": "The LGG Segmentation Dataset", "brats": "BraTS cases"}
+    names = {"lgg": "The LGG Segmentation Dataset", "brats": "BraTS cases", "folder": "Own images"}
     name = names[settings["data"]] if options.data else "A generated stand-in, no patient's data"
     with alone_in(output) if first_process() else nullcontext():
         if first_process():
@@ -95,6 +105,11 @@ def run_evaluation(options: argparse.Namespace, scratch: Path) -> None:
     settings = system.settings | {"attributes": bool(columns)}
     cache = options.cache or scratch / "cache"
     source = open_source(settings, options, scratch, cache, columns or None)
+    if source.classes > system.recipe["classes"]:
+        raise DataError(
+            f"labels of {source.classes} classes in {options.data}, "
+            f"the checkpoint knows {system.recipe['classes']}"
+        )
     items = list(source.tumour_part)
     if options.part != "all":
         chosen = system.parts[options.part]
@@ -144,12 +159,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     data = argparse.ArgumentParser(add_help=False)
     add = data.add_argument
-    add("--data", type=Path, help="kaggle_3m folder or folder of BraTS cases; else a stand-in")
+    add("--data", type=Path, help="kaggle_3m folder, BraTS cases or own images; else a stand-in")
     add("--patients", type=int, help="use only so many patients, for a quick look")
     add(
         "--cache",
         type=Path,
-        help="keep uncompressed BraTS cases here; unset: train in its results, evaluate nowhere",
+        help="keep uncompressed cases here; unset: train in its results, evaluate nowhere",
     )
 
     one = commands.add_parser(
@@ -164,6 +179,9 @@ def make_parser() -> argparse.ArgumentParser:
         choices=["patient", "slice"],
         help="what is kept apart; by slice leaks, and only repeats who split so",
     )
+    add("--groups", type=Path, help="csv of case and group, kept apart; the names' if unset")
+    add("--split-file", type=Path, help="folds of nnU-Net (splits_final.json) or MONAI (datalist)")
+    add("--fold", type=int, help="this fold alone, as the split file numbers it, else from 1")
     add("--compare", default="", help="group of variants in the presets; networks if unset")
     add("--set", nargs="+", default=[], metavar="SETTING=VALUE", help="change settings")
     add("--epochs", type=int, help="of every variant; the presets' if unset")
@@ -204,6 +222,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             parser.error(f"--{name} must be 1 or more")
     if getattr(options, "workers", 0) < 0:
         parser.error("--workers must be 0 or more")
+    if getattr(options, "split_file", None) and (options.folds or options.split == "slice"):
+        parser.error("--split-file says what the folds are: no --folds, no --split slice")
     return options
 
 

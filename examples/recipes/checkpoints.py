@@ -13,9 +13,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from examples.lgg.data import DataError
-from examples.recipes.data import PARTS
 from examples.recipes.settings import check
 from examples.recipes.sources import Item
+from examples.recipes.splits import PARTS
 from examples.recipes.systems import PresenceClassifier, Segmenter, System
 from examples.saving.whole_files import read_saved, save_whole, write_whole
 

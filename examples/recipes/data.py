@@ -1,49 +1,17 @@
-"""The recipes' slices, split by patient, augmented and put into batches."""
+"""The recipes' slices, augmented and put into batches."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import kornia.augmentation as K
 import lightning as L
-import numpy as np
 import torch
 from kornia.constants import DataKey, Resample
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from examples.lgg.data import DataError, Standardise
+from examples.lgg.data import Standardise
 from examples.recipes.sources import Batch, Item, Source
-
-PARTS = ("training", "validation", "test")
-
-
-def split(
-    items: Sequence[Item], parts: Sequence[float], folds: int, seed: int, *, by_patient: bool
-) -> list[tuple[list[Item], list[Item], list[Item]]]:
-    """Split into training, validation and test items, once or for every fold.
-
-    By patient, as neighbouring slices are near copies; by slice only to repeat who did so.
-    """
-
-    def key(item: Item) -> Any:
-        return item.case if by_patient else item
-
-    groups = sorted({key(item) for item in items})
-    needed = max(3, folds)
-    if len(groups) < needed:
-        raise DataError(f"a split needs {needed} patients or more, found {len(groups)}")
-    order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-    if folds == 1:
-        tests = [order[: max(round(parts[2] * len(order)), 1)]]
-    else:
-        tests = [order[fold::folds] for fold in range(folds)]
-    splits = []
-    for test in tests:
-        rest = [group for group in order if group not in set(test)]
-        count = max(round(parts[1] / (parts[0] + parts[1]) * len(rest)), 1)
-        chosen = set(rest[count:]), set(rest[:count]), set(test)
-        splits.append(tuple([i for i in items if key(i) in part] for part in chosen))
-    return splits  # type: ignore[return-value]
 
 
 class Samples(Dataset[Batch]):
@@ -124,8 +92,8 @@ class RecipeData(L.LightningDataModule):
 
 
 def normalisation(settings: Mapping[str, Any]) -> torch.nn.Module:
-    """LGG slices are standardised one by one; BraTS cases have been, as whole volumes."""
-    return Standardise() if settings["data"] == "lgg" else torch.nn.Identity()
+    """Slices are standardised one by one; BraTS cases have been, as whole volumes."""
+    return torch.nn.Identity() if settings["data"] == "brats" else Standardise()
 
 
 def augmentation(settings: Mapping[str, Any]) -> K.AugmentationSequential:

@@ -39,7 +39,7 @@ def evaluate(system: Segmenter, source: Source, items: Sequence[Item]) -> dict[s
     result: dict[str, Any] = {"cases": [], "slices": [], "smoothed": [], "levels": []}
     for case in sorted(whole)[rank::world]:
         probs, labels = predict_items(system, source, whole[case])
-        found = probs.argmax(1)
+        found = system.output.labels(probs)
         numbers = [item.number for item in whole[case]]
         gaps = source.spacing is not None and numbers[-1] - numbers[0] >= len(numbers)
         for region, members in source.regions.items():
@@ -49,7 +49,7 @@ def evaluate(system: Segmenter, source: Source, items: Sequence[Item]) -> dict[s
             row["hd95"] = float("nan") if gaps else hausdorff(predicted, true, source.spacing)
             result["cases"].append(row)
             result["slices"] += list(_slice_rows(case, region, predicted, true, source.spacing))
-            result["levels"].append((region, _levels(probs[:, members].sum(1), true)))
+            result["levels"].append((region, _levels(system.output.region(probs, members), true)))
         result["smoothed"] += _smoothed(found > 0, labels > 0)
     if world > 1:
         parts: list[Any] = [None] * world
@@ -83,7 +83,7 @@ def _curve(counts: Any) -> dict[str, Any]:
 def predict_items(
     system: Segmenter, source: Source, items: Sequence[Item]
 ) -> tuple[Tensor, Tensor]:
-    """Return the classes' probabilities ``(N, K, H, W)`` and labels ``(N, H, W)``."""
+    """Return probabilities ``(N, K, H, W)`` and true labels ``(N, H, W)``."""
     pairs = [
         (system.probabilities(images, attributes).cpu(), labels)
         for images, labels, attributes in batches(system, source, items)
@@ -247,7 +247,8 @@ def _pooled_dice(
     both = total = 0
     rows: Iterable[Tensor] = torch.split(attributes, system.settings["batch_size"])
     for (images, labels, _), known in zip(batches(system, source, items), rows, strict=True):
-        found = system.probabilities(images, known.to(system.device)).cpu().argmax(1) > 0
+        probs = system.probabilities(images, known.to(system.device)).cpu()
+        found = system.output.labels(probs) > 0
         both += int((found & (labels > 0)).sum())
         total += int(found.sum() + (labels > 0).sum())
     return 2 * both / total if total else 1.0

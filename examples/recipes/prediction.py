@@ -10,14 +10,16 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from monai.inferers.utils import sliding_window_inference
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from examples.brats import data as brats_data
-from examples.lgg.data import FILE_NAME, DataError, patient_key, read_attributes, read_image
+from examples.folder.data import find_images, stem
+from examples.folder.stacks import is_nifti, is_npz, read_images, write_stack
+from examples.lgg.data import FILE_NAME, DataError, patient_key, read_attributes
 from examples.lgg.report import PREDICTION, outline
+from examples.recipes.cached import pick
 from examples.recipes.checkpoints import load_checkpoint
 from examples.recipes.data import normalisation
 from examples.recipes.sources import encode_attributes
@@ -26,7 +28,6 @@ from examples.saving.whole_files import replacing
 from gliomaseg_layers.networks import GatedSegmenter
 
 LOSSLESS = (".tif", ".tiff", ".png", ".bmp")
-ENDINGS = (*LOSSLESS, ".jpg", ".jpeg")
 
 
 def load_predictor(checkpoint: Path, gate: Path | None) -> Segmenter:
@@ -36,8 +37,7 @@ def load_predictor(checkpoint: Path, gate: Path | None) -> Segmenter:
         classifier = load_checkpoint(gate, "presence")
         if classifier.recipe["channels"] != system.recipe["channels"]:
             raise DataError(f"a gate for {classifier.recipe['channels']} channels: {gate}")
-        mode = "binary" if system.recipe["classes"] == 1 else "multiclass"
-        system.network = GatedSegmenter(classifier, system.network, mode=mode).eval()
+        system.network = GatedSegmenter(classifier, system.network, mode=system.output.mode).eval()
     return system
 
 
@@ -57,11 +57,12 @@ def predict(
             for case in inputs
         ]
     else:
-        inputs = find_images(source)
-        names = [(mask_name(path), f"{path.stem}_probability.tif", path.stem) for path in inputs]
+        images = find_images(source)
+        inputs = list(images.values())
+        names = [written_names(name, paths[0]) for name, paths in images.items()]
     targets = [
-        (output / mask, output / probability, output / f"{stem}_overlay.png")
-        for mask, probability, stem in names
+        (output / mask, output / probability, output / f"{name}_overlay.png")
+        for mask, probability, name in names
     ]
     for path in [path for paths in targets for path in paths]:
         if path.exists() and not force:
@@ -76,35 +77,21 @@ def predict(
             if system.settings["data"] == "brats":
                 _predict_case(system, each, *parts)
             else:
-                _predict_image(system, each, attributes_of(each, table), *parts, tiles=tiles)
+                _predict_image(system, each, attributes_of(each[0], table), *parts, tiles=tiles)
     return [path for paths in targets for path in paths]
 
 
-def find_images(source: Path) -> list[Path]:
-    """Find the images in a folder and below it, without masks and earlier predictions."""
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise DataError(f"no such file or folder: {source}")
-    paths = [
-        path
-        for path in sorted(source.rglob("*"))
-        if path.suffix.lower() in ENDINGS
-        and path.name[0] != "."
-        and not path.stem.lower().endswith(("_mask", "_probability", "_overlay"))
-    ]
-    stems = [path.stem for path in paths]
-    if not paths:
-        raise DataError(f"no images ({', '.join(ENDINGS)}) in {source}")
-    if twice := [stem for stem in stems if stems.count(stem) > 1]:
-        raise DataError(f"two images of the name {twice[0]} in {source}")
-    return paths
+def written_names(name: str, path: Path) -> tuple[str, str, str]:
+    """Return the names of mask and probability, in the image's format unless it is a lossy one.
 
-
-def mask_name(path: Path) -> str:
-    """Return the mask's file name: in the image's format, unless that is a lossy one."""
-    ending = path.suffix if path.suffix.lower() in LOSSLESS else ".png"
-    return f"{path.stem}_mask{ending}"
+    >>> written_names("a", Path("a.jpg")), written_names("b", Path("b.nii.gz"))
+    (('a_mask.png', 'a_probability.tif', 'a'), ('b_mask.nii.gz', 'b_probability.nii.gz', 'b'))
+    """
+    ending = path.name.removeprefix(stem(path))
+    if is_nifti(path) or is_npz(path):
+        return f"{name}_mask{ending}", f"{name}_probability{ending}", name
+    ending = ending if ending.lower() in LOSSLESS else ".png"
+    return f"{name}_mask{ending}", f"{name}_probability.tif", name
 
 
 def attribute_table(source: Path, system: Segmenter) -> pd.DataFrame:
@@ -143,7 +130,7 @@ def slide(system: Segmenter, images: Tensor, attributes: Tensor) -> Tensor:
 
 def _predict_image(
     system: Segmenter,
-    path: Path,
+    paths: list[Path],
     attributes: Tensor,
     mask: Path,
     probability: Path,
@@ -151,16 +138,23 @@ def _predict_image(
     *,
     tiles: bool,
 ) -> None:
-    whole = read_image(path)
     side = system.settings["size"]
-    image = whole if tiles else read_image(path, (side, side))
-    pixels = torch.tensor(image[..., system.settings["channels"]]).movedim(-1, 0)[None].float()
-    probs = slide(system, normalisation(system.settings)(pixels / 255), attributes)
-    size = (whole.shape[0], whole.shape[1])
-    tumour = F.interpolate(probs, size, mode="bilinear", align_corners=False)[0, 1]
-    Image.fromarray((tumour > 0.5).numpy().astype(np.uint8) * 255).save(mask)
-    Image.fromarray(tumour.numpy()).save(probability)
-    _draw(overlay, whole[..., system.settings["channels"][-1]], tumour > 0.5)
+    stack, (_, height, width) = read_images(paths, None if tiles else (side, side))
+    images = torch.from_numpy(pick(stack, system.settings["channels"], paths[0]))
+    size = (height, width)
+    labels, probs = [], []
+    for part in torch.split(images, system.settings["batch_size"]):
+        found = slide(system, normalisation(system.settings)(part), attributes)
+        found = F.interpolate(found, size, mode="bilinear", align_corners=False)
+        labels.append(system.output.labels(found))
+        probs.append(found if system.output.mode == "multilabel" else found[:, 1:])
+    decided = torch.cat(labels)
+    values = np.array(system.recipe["values"], np.uint8)[decided.numpy()]
+    write_stack(values[:, None], paths[0], mask, "label")
+    write_stack(torch.cat(probs).numpy(), paths[0], probability, "probability")
+    most = int((decided > 0).flatten(1).sum(1).argmax())
+    shown = F.interpolate(images[most : most + 1, -1:], size, mode="bilinear")[0, 0].numpy()
+    _draw(overlay, shown, decided[most] > 0)
 
 
 def _predict_case(
@@ -172,10 +166,9 @@ def _predict_case(
     size = system.settings["batch_size"]
     probs = torch.cat([slide(system, part, nothing) for part in torch.split(images, size)])
     # Where there is no brain there is no tumour.
-    empty = ~images.flatten(1).any(1)
-    probs[empty] = torch.eye(probs.shape[1])[0].view(-1, 1, 1)
-    labels = probs.argmax(1)
-    case.save(case.native_labels(labels.numpy()), mask)
+    probs[~images.flatten(1).any(1)] = system.output.nothing()
+    labels = system.output.labels(probs)
+    case.save(case.native_labels(labels.numpy(), system.recipe["values"][3]), mask)
     case.save(probs.movedim(1, -1).numpy(), probability)
     most = int((labels > 0).flatten(1).sum(1).argmax())
     _draw(overlay, volumes.images[-1][most], labels[most] > 0)

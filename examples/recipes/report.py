@@ -32,11 +32,6 @@ HEADINGS = {
     "recall": "recall",
     "hd95": "HD95",
 }
-SPLITS = {
-    "patient": "no patient is in more than one part",
-    "slice": "**split by slice: LEAKY** (neighbouring slices of one patient are near copies, and "
-    "lie in training and test: these figures are too good, and only repeat who split so)",
-}
 
 
 def write_report(
@@ -50,20 +45,17 @@ def write_report(
     """Write report.md; ``trainings`` hold each variant's facts, ``texts`` sections as they are."""
     cases = {name: pd.DataFrame(result["cases"]) for name, result in results.items()}
     unit = "mm" if facts["spacing"] else "px"
-    folds = facts["folds"]
     table = pd.concat({name: frame.assign(variant=name) for name, frame in cases.items()})
     write_whole(output / "scores.csv", table.to_csv(index=False))
     sections = [
         f"# {recipe.title}",
         f"{facts['data']}, {facts['size']} x {facts['size']} px; {facts['sizes']}; "
-        f"{SPLITS[facts['split']]}; "
-        + (f"{folds} folds, each the test set once" if folds > 1 else "one split")
-        + f"; seed {facts['seed']}."
+        f"{facts['split']}; {facts['folds']}; seed {facts['seed']}."
         + (" A smoke test: the figures mean nothing." if facts["smoke"] else ""),
         "## Test cases",
         markdown_table(_scores(cases, results), {}),
         f"Means over cases. HD95 is in {unit}"
-        + ("" if facts["spacing"] else ", of slices with tumour, as resized")
+        + ("" if facts["spacing"] else ", of slices with the region, as resized")
         + "; where one of prediction and truth is empty it is the image's diagonal. AUROC is of "
         "all test slices' pixels. Where both are empty Dice is 1. The papers' own figures are not "
         "repeated here.",
@@ -72,10 +64,10 @@ def write_report(
         "Validation figures are of the epoch whose checkpoint was kept, over all pixels together.",
         "## Dice with smoothing",
         markdown_table(_smoothed(results), {}),
-        "(2 |XY| + 1) / (|X| + |Y| + 1) of every slice, all tumour as one.",
-        "## Dice by size of the tumour",
+        "(2 |XY| + 1) / (|X| + |Y| + 1) of every slice, all labels as one.",
+        "## Dice by size of the region",
         markdown_table(_sizes(results, unit), {}),
-        "Of axial sections, by the diameter of a disc of their area.",
+        "Of slices, by the diameter of a disc of their area.",
     ]
     if len(cases) > 1:
         tests = compare(cases)
@@ -110,8 +102,8 @@ def _smoothed(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     rows = {}
     for name, result in results.items():
         frame = pd.DataFrame(result["smoothed"])
-        glioma = frame.loc[frame["tumour"] > 0, "dice"].mean()
-        rows[name] = {"all slices": frame["dice"].mean(), "slices with glioma": glioma}
+        filled = frame.loc[frame["tumour"] > 0, "dice"].mean()
+        rows[name] = {"all slices": frame["dice"].mean(), "slices with foreground": filled}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -175,7 +167,7 @@ def choose_slices(source: Source, items: Sequence[Item]) -> list[Item]:
 def draw_overlays(
     path: Path, source: Source, items: Sequence[Item], systems: dict[str, Segmenter]
 ) -> None:
-    """Outline truth and prediction, all tumour as one, on the last channel of the chosen slices."""
+    """Outline truth and prediction, all labels as one, on the last channel of the chosen slices."""
     matplotlib.use("Agg")
     figure, axes = plt.subplots(
         len(items),
@@ -186,11 +178,12 @@ def draw_overlays(
     )
     for column, (name, system) in enumerate(systems.items()):
         probs, labels = predict_items(system, source, items)
+        found = system.output.labels(probs)
         for row, item in enumerate(items):
             axis = axes[row][column]
             axis.imshow(source.read(item)[0][-1].numpy(), cmap="gray")
             outline(axis, labels[row] > 0, TRUTH)
-            outline(axis, probs[row].argmax(0) > 0, PREDICTION)
+            outline(axis, found[row] > 0, PREDICTION)
             axis.set_xticks([])
             axis.set_yticks([])
             if column == 0:

@@ -12,14 +12,15 @@ Settings = dict[str, Any]
 
 PRESETS = Path(__file__).with_name("recipes.toml")
 CHOICES = {
-    "data": ("lgg", "brats"),
+    "data": ("lgg", "brats", "folder"),
+    "mode": ("", "multilabel"),
     "network": ("u-net", "u-net-mini", "mu-net", "msfen", "fcn", "attribute-deeplab"),
     "outlier": ("region", "density"),
     "optimizer": ("adam", "sgd"),
 }
-POSITIVE = ("size", "folds", "epochs", "batch_size", "learning_rate")
+POSITIVE = ("size", "classes", "folds", "epochs", "batch_size", "learning_rate")
 # What the data depend on: variants that are compared see the same slices.
-SHARED = ("data", "channels", "size", "tumour_only", "parts", "folds", "seed")
+SHARED = ("data", "channels", "classes", "size", "tumour_only", "parts", "folds", "seed")
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,13 @@ def check(settings: Settings) -> Settings:
         raise DataError(f"'ramp' must be [from, to], parts of the training, got {ramp}")
     if ramp and not settings["gamma"]:
         raise DataError("'ramp' raises 'gamma', which must not be 0 then")
-    if any(channel not in (0, 1, 2) for channel in settings["channels"]):
-        raise DataError(f"'channels' must be of 0, 1 and 2, got {settings['channels']}")
+    channels = settings["channels"]
+    if not channels or any(type(channel) is not int or channel < 0 for channel in channels):
+        raise DataError(f"'channels' must be whole numbers from 0 on, got {channels}")
+    if settings["data"] != "folder" and max(channels) > 2:
+        raise DataError(f"'channels' must be of 0, 1 and 2, got {channels}")
+    if settings["classes"] == 2:
+        raise DataError("'classes' counts the background: a mask is 1, and labels are 3 or more")
     for name in ("encoder", "gate"):
         if ":" in settings[name]:  # where timm would look elsewhere, as on a hub
             raise DataError(f"{name!r} must be a name of timm's own, got {settings[name]!r}")
@@ -102,8 +108,8 @@ def check(settings: Settings) -> Settings:
         raise DataError(f"{colours[0]!r} is for slices in [0, 1], not for z-scores of BraTS cases")
     if settings["saturation"] and len(settings["channels"]) != 3:
         raise DataError("'saturation' needs three channels")
-    if settings["attributes"] and settings["data"] == "brats":
-        raise DataError("'attributes' come from an LGG folder's data.csv; BraTS cases have none")
+    if settings["attributes"] and settings["data"] != "lgg":
+        raise DataError("'attributes' come from an LGG folder's data.csv; other data have none")
     return settings
 
 

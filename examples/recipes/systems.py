@@ -19,6 +19,7 @@ from torchmetrics.classification import (
 )
 
 from examples.recipes.networks import make_network, with_weights
+from examples.recipes.outputs import Output
 from examples.recipes.sources import Batch, Item
 from gliomaseg_layers import CompoundLoss, DensityLoss, OutlierRegionLoss, WeightRamp
 
@@ -29,7 +30,7 @@ class System(L.LightningModule):
     """What both modules share: the optimiser, its schedule, and what a checkpoint holds.
 
     ``recipe`` holds the ``settings``, and what follows from the data: ``channels``, ``classes``,
-    ``columns`` (of the attributes) and ``pos_weight``.
+    ``regions``, ``values`` (of the labels), ``columns`` (of the attributes) and ``pos_weight``.
     """
 
     kind: str
@@ -83,18 +84,21 @@ class Segmenter(System):
 
     def __init__(self, recipe: dict[str, Any]) -> None:
         super().__init__(recipe)
-        settings, classes = self.settings, recipe["classes"]
-        self.network = make_network(settings, recipe["channels"], classes, len(recipe["columns"]))
+        settings = self.settings
+        self.output = Output.of(recipe)
+        self.network = make_network(
+            settings, recipe["channels"], self.output.channels, len(recipe["columns"])
+        )
         self.recipe = recipe | {"weights": getattr(self.network, "weights", "random")}
         outlier = OUTLIER_LOSSES[settings["outlier"]](
-            "binary" if classes == 1 else "multiclass",
-            pos_weight=recipe["pos_weight"] if classes == 1 else None,
+            self.output.mode,
+            pos_weight=recipe["pos_weight"] if self.output.mode == "binary" else None,
         )
         weights = {name: settings[name] for name in ("alpha", "beta", "gamma")}
         self.loss = CompoundLoss(outlier, **weights)
         self.ramp: WeightRamp | None = None
         self.ramp_state: dict[str, Any] | None = None
-        count = max(classes, 2)
+        count = self.output.classes
         self.metrics = MetricCollection(
             {
                 "val_accuracy": MulticlassAccuracy(count, average="micro"),
@@ -105,18 +109,14 @@ class Segmenter(System):
         self.dice = MulticlassF1Score(count, average="none")
 
     def forward(self, images: Tensor, attributes: Tensor) -> Tensor:
-        """Return logits ``(N, classes, H, W)``."""
+        """Return logits ``(N, C, H, W)``."""
         if self.recipe["columns"]:
             return self.network(images, attributes)  # type: ignore[no-any-return]
         return self.network(images)  # type: ignore[no-any-return]
 
     def probabilities(self, images: Tensor, attributes: Tensor) -> Tensor:
-        """Return the classes' probabilities, of background too where there is one logit."""
-        logits: Tensor = self(images, attributes).float()
-        if logits.shape[1] == 1:
-            tumour = logits.sigmoid()
-            return torch.cat([1 - tumour, tumour], 1)
-        return logits.softmax(1)
+        """Return the classes' or regions' probabilities, as ``output`` reads them."""
+        return self.output.probabilities(self(images, attributes).float())
 
     def on_fit_start(self) -> None:
         if self.settings["ramp"]:
@@ -132,7 +132,7 @@ class Segmenter(System):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         images, labels, attributes = batch
         logits = self(images, attributes)
-        loss, terms = self.loss(logits, _target(labels, logits), return_terms=True)
+        loss, terms = self.loss(logits, self.output.target(labels), return_terms=True)
         if self.ramp is not None:
             self.ramp.step()
         self.record(train_loss=loss.detach(), **{f"train_{k}": v for k, v in terms.items()})
@@ -141,8 +141,8 @@ class Segmenter(System):
     def validation_step(self, batch: Batch, index: int) -> None:
         images, labels, attributes = batch
         logits = self(images, attributes)
-        self.validation_loss.update(self.loss(logits, _target(labels, logits)), len(images))
-        found = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+        self.validation_loss.update(self.loss(logits, self.output.target(labels)), len(images))
+        found = self.output.labels(self.output.probabilities(logits))
         self.metrics.update(found, labels)
         self.dice.update(found, labels)
 
@@ -160,10 +160,6 @@ class Segmenter(System):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ramp_state = checkpoint.get("ramp")
-
-
-def _target(labels: Tensor, logits: Tensor) -> Tensor:
-    return labels if logits.shape[1] > 1 else labels.unsqueeze(1)
 
 
 class PresenceClassifier(System):

@@ -16,21 +16,13 @@ from typing import Any
 import lightning as L
 import pandas as pd
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from examples.lgg.data import DataError
+from examples.lgg.pixels import DataError
 from examples.lgg.report import markdown_table
-from examples.recipes.checkpoints import (
-    Checkpoint,
-    History,
-    Patience,
-    WholeFiles,
-    check_resumable,
-    load_checkpoint,
-    read_checkpoint,
-)
-from examples.recipes.data import PARTS, RecipeData, augmentation, split
+from examples.recipes.checkpoints import load_checkpoint, read_checkpoint
+from examples.recipes.data import augmentation
 from examples.recipes.evaluation import evaluate, importance, presence_report
+from examples.recipes.fitting import first_process, fit, make_trainer
 from examples.recipes.report import (
     choose_slices,
     draw_curves,
@@ -41,32 +33,22 @@ from examples.recipes.report import (
 )
 from examples.recipes.settings import Recipe, Settings
 from examples.recipes.sources import Item, Source
-from examples.recipes.systems import PresenceClassifier, Segmenter, System
+from examples.recipes.splits import PARTS, Parts, choose_folds, say_folds, say_split
+from examples.recipes.systems import PresenceClassifier, Segmenter
 from examples.saving.whole_files import read_json, write_whole
 from gliomaseg_layers.networks import GatedSegmenter
 
-Parts = tuple[list[Item], list[Item], list[Item]]
 
-
-def prepare(recipe: Recipe, source: Source, options: argparse.Namespace) -> list[Parts]:
+def prepare(recipe: Recipe, source: Source, options: argparse.Namespace) -> dict[int, Parts]:
     """Split the slices into folds, and refuse what cannot be trained before any training."""
-    shared = recipe.shared
-    folds = split(
-        list(source.tumour_part),
-        shared["parts"],
-        shared["folds"],
-        shared["seed"],
-        by_patient=options.split == "patient",
-    )
-    if options.smoke:
-        folds = folds[:2]
-    for training, _, _ in folds:
+    folds = choose_folds(recipe.shared, source, options)
+    for training, _, _ in folds.values():
         if not any(source.tumour_part[item] for item in training):
             where = options.data or "the stand-in"
             raise DataError(f"no tumour in the {len(training)} training slices of {where}")
     make_trainer(options)
     for name, settings in recipe.variants.items():
-        described = _describe(settings | {"pretrained": False}, source, folds[0])
+        described = _describe(settings | {"pretrained": False}, source, next(iter(folds.values())))
         try:
             Segmenter(described)
             if settings["gate"]:
@@ -80,7 +62,7 @@ def prepare(recipe: Recipe, source: Source, options: argparse.Namespace) -> list
 def train(
     recipe: Recipe,
     source: Source,
-    folds: list[Parts],
+    folds: dict[int, Parts],
     options: argparse.Namespace,
     output: Path,
     data_name: str,
@@ -92,7 +74,7 @@ def train(
     trainings: dict[str, dict[str, Any]] = {}
     texts: dict[str, str] = {}
     pictures = []
-    for number, parts in enumerate(folds, 1):
+    for number, parts in folds.items():
         home, suffix = output / f"fold-{number}", f", fold {number}" if len(folds) > 1 else ""
         systems: dict[str, Segmenter] = {}
         for name, settings in recipe.variants.items():
@@ -123,12 +105,12 @@ def train(
     facts = {
         "data": data_name,
         "sizes": ", ".join(
-            f"{len(part)} {what} slices of {len({item.case for item in part})} patients"
-            for what, part in zip(PARTS, folds[0], strict=True)
+            f"{len(part)} {what} slices of {len({item.case for item in part})} cases"
+            for what, part in zip(PARTS, next(iter(folds.values())), strict=True)
         ),
         "size": shared["size"],
-        "split": options.split,
-        "folds": len(folds),
+        "split": say_split(folds, options.groups),
+        "folds": say_folds(folds, options),
         "seed": shared["seed"],
         "smoke": options.smoke,
         "spacing": source.spacing,
@@ -152,7 +134,7 @@ def _run(
         return
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     system = Segmenter(_describe(settings, source, parts))
-    device = _fit(system, source, parts, options, folder, name)
+    device = fit(system, source, parts, options, folder, name)
     test = _few(source, parts[2], options)
     best = load_checkpoint(folder / "best.ckpt", "segmenter").to(device)
     found: dict[str, Any] = {"results": {"": evaluate(best, source, test)}}
@@ -162,8 +144,7 @@ def _run(
         table = table.rename(columns={"fall": "fall of pooled Dice", "spread": "+-"})
         found["importance"] = markdown_table(table.set_index("attribute"), {})
     if gate is not None:
-        mode = "binary" if source.classes == 1 else "multiclass"
-        best.network = GatedSegmenter(gate.to(device), best.network, mode=mode).eval()
+        best.network = GatedSegmenter(gate.to(device), best.network, mode=best.output.mode).eval()
         found["results"][", gated"] = evaluate(best, source, test)
     _finish(folder, found)
 
@@ -176,7 +157,7 @@ def _gate(
         settings = settings | {"epochs": settings["gate_epochs"] or settings["epochs"]}
         L.seed_everything(settings["seed"], workers=True, verbose=False)
         system = PresenceClassifier(_describe(settings, source, parts))
-        device = _fit(system, source, parts, options, folder, folder.name)
+        device = fit(system, source, parts, options, folder, folder.name)
         best = load_checkpoint(folder / "best.ckpt", "presence").to(device)
         report = presence_report(best, source, _few(source, parts[2], options))
         report = f"Weights at the start: {best.recipe['weights']}.\n\n```\n{report}```"
@@ -194,6 +175,8 @@ def _describe(settings: Settings, source: Source, parts: Parts) -> dict[str, Any
         "settings": settings,
         "channels": source.channels,
         "classes": source.classes,
+        "regions": list(source.regions.values()),
+        "values": source.values,
         "columns": source.columns if settings["attributes"] else [],
         "pos_weight": (1 - part) / part if weigh else None,
         "gate_pos_weight": max(len(tumour) - present, 1) / present if weigh else None,
@@ -211,66 +194,6 @@ def _few(source: Source, items: list[Item], options: argparse.Namespace) -> list
     most = sorted(items, key=lambda item: source.tumour_part[item], reverse=True)
     cases = sorted({item.case for item in items})[:2]
     return [item for case in cases for item in [i for i in most if i.case == case][:4]]
-
-
-def make_trainer(options: argparse.Namespace, **more: Any) -> L.Trainer:
-    try:
-        return L.Trainer(
-            accelerator=options.accelerator,
-            devices=options.devices,
-            strategy=options.strategy,
-            precision=options.precision,
-            limit_train_batches=2 if options.smoke else None,
-            limit_val_batches=2 if options.smoke else None,
-            plugins=[WholeFiles()],
-            logger=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            **more,
-        )
-    except ValueError as error:  # its own of --precision and --strategy
-        raise DataError(str(error)) from error
-
-
-def _fit(
-    system: System,
-    source: Source,
-    parts: Parts,
-    options: argparse.Namespace,
-    folder: Path,
-    name: str,
-) -> torch.device:
-    """Train to the end, from the last checkpoint if there is one; return where it ran."""
-    last = folder / "last.ckpt"
-    settings = system.settings
-    keep: dict[str, Any] = {
-        "dirpath": folder,
-        "enable_version_counter": False,
-        "save_on_train_epoch_end": True,
-    }
-    callbacks: list[L.Callback] = [
-        History(folder / "metrics.csv"),
-        Checkpoint(
-            filename="best", monitor=system.monitor, mode="max", save_weights_only=True, **keep
-        ),
-        Checkpoint(filename="last", **keep),
-    ]
-    if settings["patience"]:
-        callbacks.insert(1, Patience(system.monitor, patience=settings["patience"], mode="max"))
-    trainer = make_trainer(options, max_epochs=settings["epochs"], callbacks=callbacks)
-    data = RecipeData(source, parts[0], parts[1], settings, options.workers)
-    resume = None
-    if last.exists():
-        check_resumable(last, system)
-        resume = last
-    if first_process():
-        print(f"{name}: {f'going on from {last}' if resume else 'training'}", flush=True)
-    trainer.fit(system, datamodule=data, ckpt_path=resume, weights_only=True)
-    return trainer.strategy.root_device
-
-
-def first_process() -> bool:
-    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 def _finish(folder: Path, found: dict[str, Any]) -> None:

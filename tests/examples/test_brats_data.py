@@ -12,8 +12,9 @@ from examples.brats import data as brats_data
 from examples.brats.data import LPS, MODALITIES, find_cases, read_volumes
 from examples.brats.standin import write_cases
 from examples.lgg.data import DataError
+from examples.recipes.cached import BratsSource
 from examples.recipes.settings import read_recipe
-from examples.recipes.sources import BratsSource, Item
+from examples.recipes.sources import Item
 
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -135,13 +136,50 @@ def test_images_of_two_cases_in_a_folder_are_refused(folder: Path, kind: str) ->
         find_cases(folder, labelled=True)
 
 
+def relabel(folder: Path, old: int, new: int) -> None:
+    for path in folder.rglob("*seg.nii.gz"):
+        labels = values_of(path)
+        save(np.where(labels == old, new, labels).astype(np.uint8), path)
+
+
 def test_a_resection_cavity_is_no_tumour(tmp_path: Path) -> None:
-    write_cases(tmp_path, cases=1, size=24, slices=6, year=2024)
-    (case,) = find_cases(tmp_path, labelled=True)
-    labels = values_of(case.labels)
-    save(np.where(labels == 3, 4, labels), case.labels)
-    with pytest.raises(DataError, match=r"labels must be 0, 1, 2 and 3: .*seg.* has .*4"):
+    write_cases(tmp_path / "cases", cases=2, size=24, slices=6, year=2024)
+    settings = read_recipe("msfen", changes=["size=24"]).shared
+    assert BratsSource(tmp_path / "cases", settings, tmp_path / "cache").classes == 4
+    relabel(tmp_path / "cases", 1, 4)
+    source = BratsSource(tmp_path / "cases", settings, tmp_path / "cache")
+    assert source.classes == 5
+    assert source.regions["whole tumour"] == [1, 2, 3]
+    assert source.regions["resection cavity"] == [4]
+    case = find_cases(tmp_path / "cases", labelled=True)[0]
+    found = read_volumes(case).labels
+    assert (found == 4).any()
+    native = np.moveaxis(values_of(case.labels), 2, 0)
+    np.testing.assert_array_equal(case.native_labels(found, source.values[3]), native)
+    save(values_of(case.labels) + 1, case.labels)
+    with pytest.raises(DataError, match=r"labels must be 0, 1, 2, 3 and 4: .*seg.* has .*5"):
         read_volumes(case)
+
+
+@pytest.mark.parametrize(
+    ("trained", "label", "used", "written"),
+    [
+        *((2021, 4, 2021, 4), (2021, 3, 2021, 3), (2023, 3, 2021, 4)),
+        *((2021, 4, 2023, 3), (2021, 3, 2023, 3), (2023, 3, 2023, 3)),
+    ],
+)
+def test_predictions_have_the_labels_of_their_names(
+    tmp_path: Path, trained: int, label: int, used: int, written: int
+) -> None:
+    """Enhancing tumour is 3 in the newer names, and in the older what it was in training."""
+    settings = read_recipe("msfen", changes=["size=24"]).shared
+    write_cases(tmp_path / "a", cases=2, size=24, slices=6, year=trained)
+    relabel(tmp_path / "a", 4, label)
+    values = BratsSource(tmp_path / "a", settings, tmp_path / "cache").values
+    write_cases(tmp_path / "b", cases=1, size=24, slices=6, year=used)
+    (case,) = find_cases(tmp_path / "b", labelled=False)
+    classes = np.array([0, 1, 2, 3])
+    assert case.native_labels(classes, values[3]).tolist() == [0, 1, 2, written]
 
 
 def nan_voxel(path: Path) -> None:

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from examples.lgg.data import DataError
 from examples.recipes.__main__ import main
+from examples.recipes.cached import _open
 from examples.recipes.checkpoints import load_checkpoint
-from examples.recipes.data import PARTS
 from examples.recipes.settings import read_recipe
-from examples.recipes.sources import _open
+from examples.recipes.splits import PARTS
 from examples.recipes.systems import Segmenter
 from examples.saving.whole_files import read_saved, save_whole
 
@@ -29,6 +29,7 @@ from examples.saving.whole_files import read_saved, save_whole
 def described(**changes: Any) -> dict[str, Any]:
     settings = read_recipe("mu-net", smoke=True, changes=["widths=[2,2]"]).shared
     recipe = {"settings": settings, "channels": 2, "classes": 1, "columns": [], "pos_weight": None}
+    recipe |= {"regions": [[1]], "values": [0, 255]}
     return recipe | {"parts": {name: [["a patient", 1]] for name in PARTS}} | changes
 
 

@@ -16,6 +16,7 @@ from examples.lgg.data import DataError
 from examples.recipes import evaluation
 from examples.recipes.checkpoints import WholeFiles
 from examples.recipes.evaluation import by_size, compare, evaluate, hausdorff, importance, overlaps
+from examples.recipes.outputs import Output
 from examples.recipes.settings import read_recipe
 from examples.recipes.sources import POSITION, Item, LggSource, encode_attributes
 from examples.saving.whole_files import write_whole
@@ -30,7 +31,8 @@ class Toy:
     classes = 4
     settings = {"batch_size": 2, "data": "brats"}  # noqa: RUF012
     device = torch.device("cpu")
-    regions = {"whole": (1, 2, 3), "core": (1, 3)}  # noqa: RUF012
+    regions = {"whole": [1, 2, 3], "core": [1, 3]}  # noqa: RUF012
+    output = Output("multiclass", 4, [])
     spacing = (3.0, 1.0, 1.0)
 
     def __init__(self, labels: Tensor, predicted: Tensor, columns: list[str]) -> None:

@@ -20,16 +20,17 @@ import torch
 from PIL import Image
 
 from examples.brats.standin import write_cases
+from examples.folder.data import find_images
 from examples.lgg.data import DataError
 from examples.recipes import checkpoints, networks, systems
 from examples.recipes import training as recipe_training
 from examples.recipes.__main__ import main, make_parser, parse
 from examples.recipes.checkpoints import load_checkpoint
-from examples.recipes.data import split
 from examples.recipes.evaluation import predict_items
-from examples.recipes.prediction import find_images, load_predictor, mask_name, predict
+from examples.recipes.prediction import load_predictor, predict, written_names
 from examples.recipes.settings import PRESETS, read_recipe, recipe_names
 from examples.recipes.sources import LggSource
+from examples.recipes.splits import split
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = ["--workers", "0", "--accelerator", "cpu"]
@@ -91,7 +92,7 @@ def test_what_only_some_reports_hold(runs: Path) -> None:
     assert "| u-net, gated, tumour |" in reports["lgg-gate"]
     for name in ("age_at_initial_pathologic", "slice position"):
         assert name in reports["attribute-deeplab"].split("What each attribute adds")[1]
-    for text in ("enhancing tumour", "in mm", "0 to 5 mm", "| msfen - fcn |", "2 folds"):
+    for text in ("enhancing tumour", "in mm", "5 to 20 mm", "| msfen - fcn |", "2 folds"):
         assert text in reports["msfen"]
 
 
@@ -99,7 +100,8 @@ def test_the_gate_weighs_slices_and_the_segmenter_pixels(runs: Path, lgg_folder:
     recipe = load_checkpoint(checkpoint(runs, "lgg-gate", "u-net"), "segmenter").recipe
     source = LggSource(lgg_folder, recipe["settings"], 5)
     items = list(source.tumour_part)
-    training = split(items, recipe["settings"]["parts"], 1, 23, by_patient=True)[0][0]
+    patients = [item.case for item in items]
+    training = split(items, patients, recipe["settings"]["parts"], 1, 23)[1][0]
     masks = [np.asarray(Image.open(source.slices[item].mask)) > 0 for item in training]
     tumour = np.mean(masks)
     present = np.mean([mask.any() for mask in masks])
@@ -301,19 +303,20 @@ def test_two_processes_train(standin: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("folds", [1, 3])
 def test_splits_keep_apart_what_they_should(standin: Path, by_patient: bool, folds: int) -> None:
     items = list(LggSource(standin, read_recipe("lgg-gate").shared).tumour_part)
-    parts = split(items, (0.6, 0.2, 0.2), folds, 23, by_patient=by_patient)
-    assert len(parts) == folds
-    for three in parts:
+    groups = [item.case if by_patient else str(item) for item in items]
+    parts = split(items, groups, (0.6, 0.2, 0.2), folds, 23)
+    assert list(parts) == list(range(1, folds + 1))
+    for three in parts.values():
         assert sorted(functools.reduce(operator.iadd, three, [])) == sorted(items)
         patients = [{item.case for item in part} for part in three]
         apart = sum(map(len, patients)) == len(set.union(*patients))
         assert apart == by_patient
-    tested = [item for *_, test in parts for item in test]
+    tested = [item for *_, test in parts.values() for item in test]
     assert len(tested) == len(set(tested))
     if folds > 1:
         assert sorted(tested) == sorted(items)
-    assert parts == split(items, (0.6, 0.2, 0.2), folds, 23, by_patient=by_patient)
-    assert parts != split(items, (0.6, 0.2, 0.2), folds, 24, by_patient=by_patient)
+    assert parts == split(items, groups, (0.6, 0.2, 0.2), folds, 23)
+    assert parts != split(items, groups, (0.6, 0.2, 0.2), folds, 24)
 
 
 def test_a_split_by_slice_is_called_leaky(standin: Path, tmp_path: Path) -> None:
@@ -421,6 +424,7 @@ def test_without_pretrained_weights_random_ones_are_used(monkeypatch) -> None:
     monkeypatch.setattr(networks.networks, "AttributeDeepLab", offline)
     settings = read_recipe("attribute-deeplab", smoke=True, changes=["pretrained=true"]).shared
     recipe = {"settings": settings, "channels": 3, "classes": 1, "columns": [], "pos_weight": None}
+    recipe |= {"regions": [[1]], "values": [0, 255]}
     with pytest.warns(UserWarning, match="random ones instead"):
         assert systems.Segmenter(recipe).recipe["weights"] == "random"
 
@@ -453,7 +457,8 @@ def test_what_a_prediction_wrote_is_no_image(tmp_path: Path) -> None:
     names = ["a.tif", "A_MASK.TIF", "a_mask.png", "a_probability.tif", "a_overlay.png", "b.JPG"]
     for name in names:
         (tmp_path / name).touch()
-    assert [path.name for path in find_images(tmp_path)] == ["a.tif", "b.JPG"]
+    found = {name: [path.name for path in paths] for name, paths in find_images(tmp_path).items()}
+    assert found == {"a": ["a.tif"], "b": ["b.JPG"]}
 
 
 @pytest.mark.parametrize(
@@ -462,7 +467,7 @@ def test_what_a_prediction_wrote_is_no_image(tmp_path: Path) -> None:
     + [(f"a.{ending}", "a_mask.png") for ending in ("JPG", "webp", "jfif", "jp2", "dcm")],
 )
 def test_a_mask_is_not_blurred(image: str, mask: str) -> None:
-    assert mask_name(Path(image)) == mask
+    assert written_names("a", Path(image))[0] == mask
 
 
 def test_predicts_as_it_is_scored(runs: Path, lgg_folder: Path, tmp_path: Path) -> None:
