@@ -139,7 +139,7 @@ def test_scores_against_a_slow_definition(shape, spacing, dilation: int) -> None
     assert dilation > 0 or seen.all()
 
 
-def test_a_volume_with_many_lesions_takes_less_than_a_second() -> None:
+def test_a_volume_with_many_lesions_is_scored_fast() -> None:
     """Each is dilated and measured within its bounding box, not in the volume."""
     truth = np.zeros((155, 240, 240), bool)
     for number in range(60):
@@ -148,7 +148,7 @@ def test_a_volume_with_many_lesions_takes_less_than_a_second() -> None:
     predicted = np.roll(truth, 2, 1)
     start = time.process_time()
     scores = lesion_wise_scores(predicted, truth)
-    assert time.process_time() - start < 2  # 25 s in the whole volume; 0.4 s here
+    assert time.process_time() - start < 2  # 10 s lesion by lesion in the whole volume; 0.4 s here
     assert scores.dice == pytest.approx(22 / 24)
     assert scores.hd95 == 2
     assert scores[5:] == (60, 0, 0)
