@@ -156,6 +156,64 @@ def test_an_encoder_without_the_maps_is_refused() -> None:
         AttributeDeepLab("vit_tiny_patch16_224")
 
 
+# Light members of families that differ: several grids at once, attention, stages of other strides.
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        "hrnet_w18_small",  # whose grids up to 1/32 must fit
+        "edgenext_xx_small",
+        "efficientformer_l1",
+        "ghostnet_050",
+        "inception_next_atto",
+        "mobilevit_xxs",
+        "pvt_v2_b0",
+        "starnet_s050",
+        "test_convnext",
+        "test_nfnet",
+    ],
+)
+def test_encoders_at_odd_sizes(encoder: str) -> None:
+    network = AttributeDeepLab(encoder).eval()
+    with torch.no_grad():
+        for size in ((1, 1), (37, 53), (112, 240)):
+            assert network(torch.rand(1, 3, *size)).shape == (1, 1, *size)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ("coat_tiny", "must be a timm model that gives feature maps, got 'coat_tiny': features"),
+        ("tresnet_m", "must be a timm model that gives feature maps, got 'tresnet_m'"),
+        ("halonet_h1", "must take images of all sizes, got 'halonet_h1', which fails at 288 x 320"),
+    ],
+)
+def test_encoders_that_cannot_serve_are_refused_when_the_network_is_made(
+    encoder: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^`encoder` {message}"):
+        AttributeDeepLab(encoder)
+
+
+def test_an_encoder_of_a_single_size_says_which() -> None:
+    network = AttributeDeepLab("maxvit_pico_rw_256").eval()
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, 250, 256)).shape == (1, 1, 250, 256)
+    expected = r"`input` must have 256 x 256 pixels, the only size .*, got shape \(1, 3, 64, 96\)"
+    with pytest.raises(ValueError, match=expected):
+        network(torch.rand(1, 3, 64, 96))
+
+
+def test_an_encoder_that_cannot_train_on_one_image_says_what_to_do() -> None:
+    network = AttributeDeepLab("skresnet18")
+    image = torch.rand(1, 3, 64, 64)
+    expected = r"`input` must have more images .* or call `encoder.eval\(\)` after `train\(\)`"
+    with pytest.raises(ValueError, match=expected):
+        network(image)
+    network(image.expand(2, -1, -1, -1)).sum().backward()
+    network.encoder.eval()
+    network(image).sum().backward()
+
+
 def test_maps_with_channels_last_in_shape() -> None:
     network = make(0)
     x = torch.randn(1, 3, 32, 48)

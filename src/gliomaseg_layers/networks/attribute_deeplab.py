@@ -38,8 +38,8 @@ class AttributeDeepLab(nn.Module):
         encoder: the name of a timm model with ``features_only`` and maps at the reductions 4 and
             ``output_stride``. Of several maps at ``output_stride`` the deepest is taken. A model
             whose stride cannot be changed (swinv2, densenet) ends at the stage that has it. A model
-            of a fixed image size takes that size alone, unless it has timm's
-            ``strict_img_size=False`` (as swinv2 has).
+            that timm made for one image size takes that size alone (maxvit, hiera), unless it can
+            compute others (swinv2).
         classes: channels of the output.
         attributes: length of the attribute vector; 0 for a plain DeepLabv3+.
         in_channels: channels of the image.
@@ -51,8 +51,12 @@ class AttributeDeepLab(nn.Module):
         ``(N, in_channels, H, W)`` and attributes ``(N, attributes)`` to logits
         ``(N, classes, H, W)``. A patient's attributes are unknown if one of them is NaN, and all
         patients' are if ``attributes`` is None. Any H and W from 1: the image is padded to a
-        multiple of ``output_stride``, at least twice it, below and on the right, by repeating its
-        last row and column, and the logits are cropped.
+        multiple of the encoder's coarsest reduction, at least twice it, below and on the right, by
+        repeating its last row and column, and the logits are cropped. That reduction is
+        ``output_stride``, or 32 in models whose stride cannot be changed.
+
+        An encoder whose batch norms see pooled maps (skresnet, resnest, rexnet) trains on two
+        images or more.
 
         The network exports for any size if its encoder does: regnetz, resnet, repvgg and xception
         do. In swinv2 and the models named ``tf_...`` timm fixes the size.
@@ -60,7 +64,8 @@ class AttributeDeepLab(nn.Module):
     Raises:
         ImportError: timm is not installed.
         TypeError: an argument has the wrong type.
-        ValueError: an argument is out of its range, or an input has another shape.
+        ValueError: an argument is out of its range, an input has another shape, or the encoder
+            does not take it.
 
     Source: [WAN23] 3.2, after DeepLabv3+.
 
@@ -94,7 +99,9 @@ class AttributeDeepLab(nn.Module):
             raise ValueError(f"`output_stride` must be 8, 16 or 32, got {output_stride!r}")
         self.in_channels = in_channels
         self.output_stride = output_stride
-        self.encoder = _make_encoder(encoder, in_channels, pretrained, output_stride)
+        self.encoder, self.step, self.image_size = _make_encoder(
+            encoder, in_channels, pretrained, output_stride
+        )
         shallow, deep = self.encoder.feature_info.channels()
         self.attribute_encoder = None
         if attributes:
@@ -115,8 +122,23 @@ class AttributeDeepLab(nn.Module):
 
     def forward(self, input: Tensor, attributes: Tensor | None = None) -> Tensor:
         check_features("input", input, self.in_channels, 2)
-        image = pad(input, self.output_stride)
-        shallow, deep = self.encoder(image)
+        image = pad(input, self.step)
+        if self.image_size is not None and image.shape[2:] != self.image_size:
+            height, width = self.image_size
+            raise ValueError(
+                f"`input` must have {height} x {width} pixels, the only size that the encoder "
+                f"takes, got shape {tuple(input.shape)}"
+            )
+        try:
+            shallow, deep = self.encoder(image)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                "`input` must have more images or larger ones in training, because a batch norm of "
+                f"the encoder sees one value per channel, got shape {tuple(input.shape)}; "
+                "or call `encoder.eval()` after `train()`"
+            ) from error
         if getattr(self.encoder, "output_fmt", "NCHW") == "NHWC":
             shallow, deep = shallow.permute(0, 3, 1, 2), deep.permute(0, 3, 1, 2)
         if self.attribute_encoder is not None:
@@ -151,8 +173,13 @@ class AttributeDeepLab(nn.Module):
         return f"in_channels={self.in_channels}, output_stride={self.output_stride}"
 
 
-def _make_encoder(name: str, in_channels: int, pretrained: bool, output_stride: int) -> Any:
-    """Return timm's model with two maps, at the reductions 4 and ``output_stride``."""
+def _make_encoder(
+    name: str, in_channels: int, pretrained: bool, output_stride: int
+) -> tuple[Any, int, tuple[int, ...] | None]:
+    """Return timm's model with two maps, its coarsest reduction, and the only size it takes.
+
+    The maps are at the reductions 4 and ``output_stride``. The size is None for any.
+    """
     try:
         import timm
     except ImportError as error:
@@ -161,17 +188,27 @@ def _make_encoder(name: str, in_channels: int, pretrained: bool, output_stride: 
         ) from error
     if not timm.is_model(name):
         raise ValueError(f"`encoder` must be the name of a timm model, got {name!r}")
-    settings: dict[str, Any] = {"features_only": True, "in_chans": in_channels}
+
+    def build(**settings: Any) -> Any:
+        try:
+            return timm.create_model(name, features_only=True, in_chans=in_channels, **settings)
+        except (AssertionError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"`encoder` must be a timm model that gives feature maps, got {name!r}: {error}"
+            ) from error
+
     config = timm.get_pretrained_cfg(name)
-    free = {"strict_img_size": False} if config is not None and config.fixed_input_size else {}
+    fixed = tuple(config.input_size[1:]) if config and config.fixed_input_size else None
+    free = {"strict_img_size": False} if fixed else {}
     # Only building a model shows which settings it takes and which reductions its maps have.
-    for wish in ({"output_stride": output_stride} | free, free):
-        with suppress(TypeError, AssertionError):
-            built: Any = timm.create_model(name, **settings, **wish)
-            settings |= wish
+    settings: dict[str, Any]
+    for settings in ({"output_stride": output_stride} | free, free):
+        with suppress(ValueError):
+            built = build(**settings)
             break
     else:
-        built = timm.create_model(name, **settings)
+        settings = {}
+        built = build()
     reductions = built.feature_info.reduction()
     indices = [
         max((i for i, reduction in enumerate(reductions) if reduction == wanted), default=-1)
@@ -182,4 +219,20 @@ def _make_encoder(name: str, in_channels: int, pretrained: bool, output_stride: 
             f"`encoder` must have feature maps at the reductions 4 and {output_stride}, "
             f"got {name!r} with {reductions}"
         )
-    return timm.create_model(name, pretrained=pretrained, out_indices=indices, **settings)
+    encoder = build(pretrained=pretrained, out_indices=indices, **settings)
+    # Only a call shows which sizes a model takes. This one fits no window and no position that is
+    # made for 224, 256 or 384 pixels.
+    height, width = 9 * 32, 10 * 32
+    image = next(encoder.parameters()).new_zeros(1, in_channels, height, width)
+    try:
+        with torch.no_grad():
+            encoder.eval()(image)
+    except Exception as error:
+        if fixed is None:
+            raise ValueError(
+                f"`encoder` must take images of all sizes, got {name!r}, "
+                f"which fails at {height} x {width}"
+            ) from error
+    else:
+        fixed = None
+    return encoder.train(), max(reductions), fixed

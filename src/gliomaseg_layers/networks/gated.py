@@ -7,8 +7,9 @@ from gliomaseg_layers._checks import MODES, check_choice, check_fraction
 
 __all__ = ["GatedSegmenter"]
 
-# Within the range of fp16, and finite so that losses are. Its sigmoid is 0 in every dtype.
-ABSENT = -1e4
+# The logit of an empty mask. No usual threshold lets it pass: its probability is 0.00005. It is no
+# larger than the logits of a network, so that a mean over windows counts it as one of them.
+ABSENT = -10.0
 
 
 class GatedSegmenter(nn.Module):
@@ -20,14 +21,20 @@ class GatedSegmenter(nn.Module):
             \text{empty} & \text{elsewhere}
         \end{cases}
 
-    In evaluation the output is logits. Those of an image without a tumour are all -10^4; in mode
-    "multiclass" those of class 0, the background, are 10^4. In training the output is a pair: the
+    In evaluation the output is logits. Those of an image without a tumour are all -10, a
+    probability of 0.00005. In mode "multiclass" those of class 0, the background, are 0. In
+    training the output is a pair: the
     classifier's output and the segmenter's logits, both unchanged. With a gate the segmenter would
     not learn from images on which the classifier is wrong. Train both on the pair, or each by
     itself.
 
     Every image of a batch has its own gate, and the host does not wait for the device. The
     segmenter runs on all images: the gate saves no time. It has no parameters.
+
+    The classifier is meant to see the whole image. For images larger than the segmenter takes, let
+    a module that tiles be the segmenter. Where the whole gate is tiled, or flipped in test-time
+    augmentation, a window without a tumour is one vote against it in the mean: average
+    probabilities rather than logits, so that no window has more than its vote.
 
     The paper does not say what an empty mask or the output in training is; we chose both.
 
@@ -87,7 +94,7 @@ class GatedSegmenter(nn.Module):
         absent = presence.flatten().float().sigmoid() < self.threshold
         empty = torch.full_like(logits[:1], ABSENT)
         if self.mode == "multiclass":
-            empty[:, 0] = -ABSENT
+            empty[:, 0] = 0
         return torch.where(absent.view(-1, *[1] * (logits.dim() - 1)), empty, logits)
 
     def extra_repr(self) -> str:
