@@ -65,7 +65,8 @@ def test_pictures_are_trained_on_and_written_as_their_masks(
         assert values.shape == (40, 50)
         assert set(np.unique(values)) <= {0, 1}
 
-    folds = [{"train": [str(n) for n in range(6)], "val": ["6", "7"]}, {"train": [], "val": []}]
+    names = [str(number) for number in range(8)]
+    folds = [{"train": names[:6], "val": names[6:]}, {"train": names[2:], "val": names[:2]}]
     (tmp_path / "splits_final.json").write_text(json.dumps(folds))
     more = ["--split-file", str(tmp_path / "splits_final.json"), "--fold", "0"]
     best = smoke(tmp_path / "b", pictures, "--set", "data=folder", *more, "--groups", table)
