@@ -208,6 +208,12 @@ def test_a_fusion_traced_on_equal_maps_takes_coarser_ones() -> None:
     torch.testing.assert_close(traced(fine, coarse), fuse(fine, coarse))
 
 
+@pytest.mark.parametrize("name", ["ASPP", "MultiScaleFusion", "MSFEN"])
+def test_symbolic_tracing_is_refused_in_a_sentence(name: str) -> None:
+    with pytest.raises(TypeError, match=r"got a Proxy of torch\.fx\.symbolic_trace, which cannot"):
+        torch.fx.symbolic_trace(make(name, 2))
+
+
 def _names(layer: nn.Module) -> list[str]:
     return ["shallow", "deep"] if isinstance(layer, MultiScaleFusion) else ["input"]
 

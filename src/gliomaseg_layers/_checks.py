@@ -100,6 +100,11 @@ def check_windows(
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
+    if isinstance(tensor, torch.fx.Proxy):
+        raise TypeError(
+            f"`{name}` must be a torch.Tensor, got a Proxy of torch.fx.symbolic_trace, which "
+            "cannot follow the checks of sizes; torch.export makes an fx graph too"
+        )
     if not isinstance(tensor, Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.layout != torch.strided:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -212,6 +213,15 @@ def test_an_encoder_that_cannot_train_on_one_image_says_what_to_do() -> None:
     network(image.expand(2, -1, -1, -1)).sum().backward()
     network.encoder.eval()
     network(image).sum().backward()
+
+
+def test_norms_are_synchronised_by_timms_converter() -> None:
+    """Torch's own leaves out the activations that timm's norms apply."""
+    network, x = make(), torch.randn(2, 3, 40, 50)
+    expected = network(x)
+    converted = timm.layers.convert_sync_batchnorm(network)
+    assert not any(type(part) is nn.BatchNorm2d for part in converted.modules())
+    torch.testing.assert_close(converted(x), expected)
 
 
 def test_maps_with_channels_last_in_shape() -> None:
