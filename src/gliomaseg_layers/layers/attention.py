@@ -113,7 +113,7 @@ class ChannelAttention(nn.Module):
         logits: Tensor = self.bottleneck(torch.cat(pooled, 2)).sum(2, keepdim=True)
         return logits
 
-    # No argument is by name alone, because torch.onnx.export(dynamo=False) gives all by their place.
+    # No argument is by name alone, because torch.onnx.export(dynamo=False) gives all by place.
     def forward(self, input: Tensor, return_logits: bool = False) -> Tensor:
         """Return ``input`` weighed, or the logits of its channels."""
         logits = self.logits(input)
