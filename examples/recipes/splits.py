@@ -50,6 +50,8 @@ def say_split(folds: dict[int, Parts], table: Path | None) -> str:
 def say_folds(folds: dict[int, Parts], options: argparse.Namespace) -> str:
     if options.fold is not None:
         return f"fold {options.fold} alone"
+    if options.split_file:
+        return f"{len(folds)} folds of {options.split_file.name}"
     return f"{len(folds)} folds, each the test set once" if len(folds) > 1 else "one split"
 
 

@@ -91,7 +91,7 @@ def test_volumes_of_labels_are_written_on_their_grid(tmp_path: Path, kind: str) 
     for number in range(1, 5):
         labels = np.zeros((5, 20, 26), np.uint8)
         labels[1:4, 4:12, 5:20], labels[2, 8:16, 3:9] = 1, 2
-        image = (900 * labels.astype(np.int16) + rng.integers(0, 500, labels.shape)).astype(np.int16)
+        image = 900 * labels.astype(np.int16) + rng.integers(0, 500, labels.shape, np.int16)
         name = f"patient{number:03d}_frame01"
         for sub in ("images", "labels"):
             (tmp_path / "own" / sub).mkdir(parents=True, exist_ok=True)
