@@ -11,9 +11,11 @@ READY := .venv/.ready
 TORCH := 2.13.0
 CORE := .venv-core
 DEMO := .venv-demo
-# What a machine with a GPU is likely to have.
+# What a machine with a GPU is likely to have; numpy 2.5 wants Python 3.12, 3.11 gets the newest it can.
 GPU := .venv-gpu
-GPU_PINS := torch==2.11.0 triton==3.6.0 nvidia-curand==10.4.0.35
+GPU_PYTHON := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python /usr/local/bin/python3.12 /usr/bin/python3.12) $(PYTHON))
+GPU_PINS := torch==2.11.0 triton==3.6.0 'numpy>=2.4,<2.6' pytest hypothesis scipy
+OUT ?= runs/gpu_report
 SITE := site/.built
 DRAWN := docs/generated/figures/.drawn
 EXPORTED := docs/generated/models/presets.json
@@ -29,10 +31,10 @@ EVIDENCE := $(BIN)/python -m benchmarks.evidence
 SOURCES := $(shell find src examples docs CHANGELOG.md mkdocs.yml -type f -not -path '*/__pycache__/*' \
 	-not -path 'docs/generated/*' -not -path 'docs/benchmarks/*' -not -path '*/_build/*')
 
-.PHONY: help demo test test-all test-triton coverage mutants check format docs docs-serve bench evidence fuzz numbers memory kills audit packages release clean
+.PHONY: help demo test test-all gpu gpu-rehearsal coverage mutants check format docs docs-serve bench evidence fuzz numbers memory kills audit packages release clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO)/.ready ## train with and without the outlier term (DATA=path to kaggle_3m, else generated slices); writes runs/<name>/
 	$(DEMO)/bin/python -m examples.lgg $(if $(DATA),--data "$(DATA)")
@@ -43,11 +45,15 @@ test: $(CORE)/.ready ## run the library's tests with torch (TORCH=version), nump
 # Without npm there is no site to test; the run's header says what is left out for want of it.
 test-all: $(READY) $(if $(shell command -v npm),$(SITE)) ## run every test: kernels, metrics, guides, examples, peers (DATA=path to kaggle_3m: on real slices too)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+	$(BIN)/python -m pytest --device pretend tests/functional/test_scores.py
 	$(if $(DATA),LGG_DATA="$$(realpath "$(DATA)")") $(BIN)/python -m pytest --markdown-docs --markdown-docs-syntax=superfences README.md docs/*.md src tests
 
-test-triton: $(GPU)/.ready ## run the kernels' tests with the torch and Triton of a machine with a GPU
-	PYTHONPATH=$(CURDIR)/$(GPU) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
-	PYTHONPATH=$(CURDIR)/$(GPU) $(BIN)/python -m pytest tests/functional/test_triton_compiles.py tests/functional/test_outlier_weight_backend.py tests/functional/test_outlier_weight.py tests/functional/test_box_filter.py
+gpu: ## on a machine with a GPU, torch and triton: prove and time everything in 8 minutes; installs nothing (OUT=folder)
+	PYTHONPATH=src $(PYTHON) -m benchmarks.gpu_report --out $(OUT)
+
+gpu-rehearsal: $(GPU)/.ready ## rehearse `make gpu` on a CPU, with the torch and Triton of a machine with a GPU
+	PYTHONPATH=src $(GPU)/bin/python -m benchmarks.gpu_report --out $(OUT)-rehearsal --rehearse --seconds 1500
+	PYTHONPATH=src $(GPU)/bin/python -m pytest -q -o addopts= -o filterwarnings= --import-mode=importlib tests/functional/test_triton_compiles.py tests/functional/test_outlier_weight.py tests/functional/test_box_filter.py
 
 # What runs examples, guides and the site as they are is not asked to reach lines of the library.
 coverage: $(READY) ## measure which lines and branches of src/ the tests reach; fails under 100 %
@@ -130,10 +136,9 @@ $(CORE)/.ready $(DEMO)/.ready: pyproject.toml constraints.txt
 	$(@D)/bin/python -m pip install --quiet --constraint $(@D)/constraints.txt torch==$(TORCH) --editable '.[$(EXTRA)]'
 	touch $@
 
-# Over .venv, whose CUDA libraries serve this torch too, but for one.
-$(GPU)/.ready: $(READY) Makefile
-	rm -rf $(GPU)
-	$(BIN)/python -m pip install --quiet --no-deps --target $(GPU) $(GPU_PINS)
+$(GPU)/.ready: Makefile
+	$(GPU_PYTHON) -m venv --clear $(GPU)
+	$(GPU)/bin/python -m pip install --quiet $(GPU_PINS)
 	touch $@
 
 $(SITE): $(READY) $(DRAWN) $(EXPORTED) $(SCRIPTS) $(COPIED) $(SOURCES)

@@ -1,4 +1,4 @@
-"""Direct translations of the paper, which the library does not ship: box sums by convolution."""
+"""What ours is measured against, in torch alone: losses of peers, and the paper word by word."""
 
 from collections.abc import Callable
 
@@ -33,3 +33,20 @@ def paper_loss(
         mask = (gap_near <= 33.5) & chosen
         density = density + (near + 1) / (gap - gap_near + 1) * mask
     return (F.binary_cross_entropy_with_logits(logits, target, reduction="none") - density).mean()
+
+
+def monai_dice_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Return MONAI's ``DiceCELoss(sigmoid=True)``: a Dice for each image and channel."""
+    probs, axes = logits.sigmoid(), tuple(range(2, logits.dim()))
+    overlap = (probs * target).sum(axes)
+    total = probs.sum(axes) + target.sum(axes)
+    dice = 1 - (2 * overlap + 1e-5) / (total + 1e-5)
+    return dice.mean() + F.binary_cross_entropy_with_logits(logits, target)
+
+
+def smp_dice_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Return smp's ``DiceLoss("binary")`` and ``SoftBCEWithLogitsLoss()``: one Dice for a batch."""
+    probs = F.logsigmoid(logits).exp()
+    score = 2 * (probs * target).sum() / (probs + target).sum().clamp(min=1e-7)
+    dice = (1 - score) * (target.sum() > 0)
+    return dice + F.binary_cross_entropy_with_logits(logits, target)

@@ -41,6 +41,6 @@ def stepper(loss: Loss, logits: Tensor, target: Tensor) -> Callable[[], None]:
 
     def step() -> None:
         logits.grad = None
-        loss(logits, target).backward()
+        loss(logits, target).backward()  # type: ignore[no-untyped-call]
 
     return step

@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
-from monai.losses.hausdorff_loss import HausdorffDTLoss
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -19,7 +17,6 @@ from torch.nn import functional as F
 
 from gliomaseg_layers import CompoundLoss, DensityLoss, OutlierRegionLoss, WeightRamp
 from gliomaseg_layers.functional import dice_loss, outlier_penalty, outlier_weight
-from gliomaseg_layers.metrics import label_regions
 
 Method = Callable[[Tensor, Tensor], Tensor]
 Flag = Callable[[Tensor, Tensor], Tensor]  # logits, shifted to a level, and mask: to weights
@@ -127,16 +124,23 @@ def scnp_loss(logits: Tensor, mask: Tensor, *, with_plain: bool = False) -> Tens
 
 def tversky(false_positives: float, gamma: float = 1.0) -> Method:
     """Return BCE + (focal) Tversky; focal as Abraham and Khan (2019), power 3/4."""
-    tversky = smp.losses.TverskyLoss(
-        "binary", alpha=false_positives, beta=1 - false_positives, gamma=gamma
-    )
-    return lambda logits, mask: (
-        F.binary_cross_entropy_with_logits(logits, mask) + tversky(logits, mask)
-    )
+
+    def loss(logits: Tensor, mask: Tensor) -> Tensor:
+        import segmentation_models_pytorch as smp  # here, as the others serve without it
+
+        tversky = smp.losses.TverskyLoss(
+            "binary", alpha=false_positives, beta=1 - false_positives, gamma=gamma
+        )
+        extra: Tensor = tversky(logits, mask)
+        return F.binary_cross_entropy_with_logits(logits, mask) + extra
+
+    return loss
 
 
 def hausdorff(logits: Tensor, mask: Tensor) -> Tensor:
     """Add MONAI's distance-transform loss at the weight that makes both halves equal (Karimi)."""
+    from monai.losses.hausdorff_loss import HausdorffDTLoss  # likewise
+
     base = bce_dice(logits, mask)
     distance: Tensor = HausdorffDTLoss(sigmoid=True, include_background=True)(logits, mask)
     return base + distance * (base / distance.clamp(min=1e-6)).detach()
@@ -157,7 +161,7 @@ def blob(logits: Tensor, mask: Tensor) -> Tensor:
     """Return 2 x the loss + the mean over true regions, others masked out (Kofler et al., 2023)."""
     images = []
     for image, truth in zip(logits, mask, strict=True):
-        labels, count = label_regions(truth[0].numpy(force=True) > 0.5)
+        labels, count = ndimage.label(truth[0].numpy(force=True) > 0.5, np.ones((3, 3)))
         regions = torch.from_numpy(labels).to(logits.device)
         losses = []
         for number in range(1, count + 1):

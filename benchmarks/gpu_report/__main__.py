@@ -1,0 +1,80 @@
+"""Prove and time everything on a GPU, in one run of minutes, with what such a machine has.
+
+PYTHONPATH=src python -m benchmarks.gpu_report --out DIR --seconds 480
+PYTHONPATH=src python -m benchmarks.gpu_report --out DIR --rehearse     # on a CPU
+
+Needs torch, triton, numpy, pytest, hypothesis and scipy. Five parts run one after the other, each
+in a process of its own, so that one that crashes or takes too long costs no other. DIR holds what
+has been found so far at any moment: report.md to read, results.json, and a CSV for
+`benchmarks.tables`.
+Ends with 1 if anything in the part "right" failed or was not reached, else with 0.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from benchmarks.gpu_report import checks, machine, speed, tuning
+from benchmarks.gpu_report.report import Report, Tell, append
+
+ROOT = Path(__file__).parents[2]
+# The share of the time that has gone by when a part must end; what one leaves, the next has.
+PARTS: dict[str, tuple[Callable[[Tell, bool], None], float]] = {
+    "machine": (machine.find, 0.03),
+    "right": (checks.right, 0.50),
+    "core": (checks.core, 0.65),
+    "fast": (speed.measure, 0.92),
+    "tuned": (tuning.measure, 1.0),
+}
+
+
+def start(name: str, out: Path, rehearse: bool) -> subprocess.Popen[bytes]:
+    """Start a part in its own process; the kernels of a rehearsal are interpreted."""
+    interpreted = {"TRITON_INTERPRET": "1"} if rehearse else {}
+    command = [sys.executable, "-m", "benchmarks.gpu_report", "--out", str(out), "--part", name]
+    with (out / f"{name}.log").open("wb") as log:
+        return subprocess.Popen(
+            command + ["--rehearse"] * rehearse,
+            cwd=ROOT,
+            env=os.environ | interpreted,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the report")
+    parser.add_argument("--seconds", type=float, default=480, help="time for all parts together")
+    parser.add_argument("--rehearse", action="store_true", help="small shapes, on a CPU")
+    parser.add_argument("--part", choices=PARTS, help="run one part alone, without the report")
+    given = parser.parse_args()
+    out = given.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    if given.part:
+        PARTS[given.part][0](partial(append, out, given.part), given.rehearse)
+        return 0
+    report = Report(out, list(PARTS), given.rehearse)
+    began = time.monotonic()
+    for name, (_, share) in PARTS.items():
+        process = start(name, out, given.rehearse)
+        while process.poll() is None and time.monotonic() - began < share * given.seconds:
+            time.sleep(0.5)
+            report.write()
+        late = process.poll() is None
+        if late:
+            process.kill()
+        code = process.wait()
+        append(out, name, {"ended": "out of time" if late else f"with {code}" if code else "whole"})
+        report.write()
+        print(report.summary(name), flush=True)
+    return 0 if report.is_right() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
