@@ -8,7 +8,7 @@ It needs torch and gliomaseg_layers alone, and less than a minute:
 import torch
 from torch import Tensor
 
-from gliomaseg_layers import CompoundLoss, UNet
+from gliomaseg_layers import CompoundLoss, OutlierRegionLoss, UNet
 
 
 def make_slices(count: int, size: int = 64) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,8 @@ torch.manual_seed(0)
 images, masks = make_slices(128)
 network = UNet(in_channels=1, classes=1, widths=(8, 16, 32))
 optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
-criterion = CompoundLoss()  # cross-entropy + Dice + outlier term, of logits and 0/1 masks
+outlier = OutlierRegionLoss()
+criterion = CompoundLoss(outlier)  # cross-entropy + Dice + outlier term, of logits and 0/1 masks
 criterion.check_values(network(images[:16]), masks[:16])  # once: finds NaN, masks of 0 and 255
 
 for epoch in range(1, 11):
@@ -35,7 +36,9 @@ for epoch in range(1, 11):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    print(f"epoch {epoch:2d}: loss {sum(losses) / len(losses):.3f}")
+    islands = outlier.report(network(images[batch])).pixels.mean()  # in the last batch
+    loss = sum(losses) / len(losses)
+    print(f"epoch {epoch:2d}: loss {loss:.3f}, islands on {islands:.2%} of the pixels")
 
 network.eval()
 images, masks = make_slices(64)  # new ones

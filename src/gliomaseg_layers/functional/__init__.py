@@ -8,10 +8,12 @@ from gliomaseg_layers.functional.outlier_region import (
     outlier_region_loss,
 )
 from gliomaseg_layers.functional.outlier_removal import remove_outlier_regions
+from gliomaseg_layers.functional.outlier_report import OutlierReport, outlier_report
 from gliomaseg_layers.functional.outlier_weight import outlier_weight, outlier_weight_backend
 from gliomaseg_layers.functional.region_density import density_map
 
 __all__ = [
+    "OutlierReport",
     "box_count",
     "box_sum",
     "density_loss",
@@ -19,6 +21,7 @@ __all__ = [
     "dice_loss",
     "outlier_penalty",
     "outlier_region_loss",
+    "outlier_report",
     "outlier_weight",
     "outlier_weight_backend",
     "remove_outlier_regions",

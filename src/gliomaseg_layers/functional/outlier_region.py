@@ -132,18 +132,17 @@ def outlier_term(
     them as inputs.
     """
     weight = outlier_weight_of(scores, window, max_noise_size, levels)
-    if share is None:
-        weight = strength * weight
-    else:
-        weight = _capped_strength(weight, scores, strength, share) * weight
+    weight = balance(weight, scores, strength, share) * weight
     # 0 times infinity is NaN: a pixel of infinite cross-entropy and weight 0 has a term of 0.
     return weight * cross_entropy.clamp(max=torch.finfo(cross_entropy.dtype).max)
 
 
-def _capped_strength(
-    weight: Tensor, scores: Scores, strength: float | Tensor, share: float | Tensor
-) -> Tensor:
+def balance(
+    weight: Tensor, scores: Scores, strength: float | Tensor, share: float | Tensor | None
+) -> float | Tensor:
     """Return k of every image and channel, whatever else is in the batch."""
+    if share is None:
+        return strength
     axes = tuple(range(1 if scores.multiclass else 2, weight.dim()))
     pixels: int | Tensor = math.prod([weight.shape[axis] for axis in axes])
     if scores.valid is not None:

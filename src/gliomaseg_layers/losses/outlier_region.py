@@ -4,7 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gliomaseg_layers.functional import density_loss, outlier_region_loss
+from gliomaseg_layers.functional import (
+    OutlierReport,
+    density_loss,
+    outlier_region_loss,
+    outlier_report,
+)
 from gliomaseg_layers.functional._scores import Scores
 from gliomaseg_layers.functional.outlier_region import outlier_term
 from gliomaseg_layers.functional.region_density import density_of
@@ -72,6 +77,14 @@ class OutlierRegionLoss(SegmentationLoss):
 
     def forward(self, input: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         return outlier_region_loss(input, target, mask=mask, **self.settings())
+
+    def report(
+        self, input: Tensor, target: Tensor | None = None, mask: Tensor | None = None
+    ) -> OutlierReport:
+        """Say how much the loss flags: :func:`gliomaseg_layers.functional.outlier_report`."""
+        settings = self.settings()
+        del settings["reduction"]
+        return outlier_report(input, target, mask=mask, **settings)
 
     def term(self, scores: Scores, cross_entropy: Tensor) -> Tensor:
         """Return what the loss adds to the cross-entropy of every pixel, for ``CompoundLoss``."""
