@@ -14,7 +14,7 @@ from gliomaseg_layers.functional._scores import Scores, clamped_log, read_scores
 from gliomaseg_layers.functional.outlier_weight import outlier_weight_of
 from gliomaseg_layers.functional.region_density import density_of
 
-__all__ = ["density_loss", "outlier_penalty", "outlier_region_loss", "outlier_term"]
+__all__ = ["balance", "density_loss", "outlier_penalty", "outlier_region_loss", "outlier_term"]
 
 
 def outlier_region_loss(
