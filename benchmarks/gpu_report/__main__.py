@@ -5,15 +5,17 @@ PYTHONPATH=src python -m benchmarks.gpu_report --out DIR --rehearse     # on a C
 
 Needs torch, triton, numpy, pytest, hypothesis and scipy. Five parts run one after the other, each
 in a process of its own, so that one that crashes or takes too long costs no other. DIR holds what
-has been found so far at any moment: report.md to read, results.json, and a CSV for
-`benchmarks.tables`.
+has been found so far at any moment: report.md to read, results.json, a CSV for `benchmarks.tables`,
+and what each part printed.
 Ends with 1 if anything in the part "right" failed or was not reached, else with 0.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,11 +35,11 @@ PARTS: dict[str, tuple[Callable[[Tell, bool], None], float]] = {
 }
 
 
-def start(name: str, out: Path, rehearse: bool) -> subprocess.Popen[bytes]:
+def start(name: str, lines: Path, log_file: Path, rehearse: bool) -> subprocess.Popen[bytes]:
     """Start a part in its own process; the kernels of a rehearsal are interpreted."""
     interpreted = {"TRITON_INTERPRET": "1"} if rehearse else {}
-    command = [sys.executable, "-m", "benchmarks.gpu_report", "--out", str(out), "--part", name]
-    with (out / f"{name}.log").open("wb") as log:
+    command = [sys.executable, "-m", "benchmarks.gpu_report", "--out", str(lines), "--part", name]
+    with log_file.open("wb") as log:
         return subprocess.Popen(
             command + ["--rehearse"] * rehearse,
             cwd=ROOT,
@@ -52,17 +54,21 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument("--seconds", type=float, default=480, help="time for all parts together")
     parser.add_argument("--rehearse", action="store_true", help="small shapes, on a CPU")
-    parser.add_argument("--part", choices=PARTS, help="run one part alone, without the report")
+    parser.add_argument(
+        "--part", choices=PARTS, help="run one part alone, which adds lines to PART.jsonl"
+    )
     given = parser.parse_args()
     out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     if given.part:
         PARTS[given.part][0](partial(append, out, given.part), given.rehearse)
         return 0
-    report = Report(out, list(PARTS), given.rehearse)
+    # What the parts find, line by line, is not for the reader; the report has it all.
+    lines = Path(tempfile.mkdtemp())
+    report = Report(out, lines, list(PARTS), given.rehearse)
     began = time.monotonic()
     for name, (_, share) in PARTS.items():
-        process = start(name, out, given.rehearse)
+        process = start(name, lines, out / f"{name}.log", given.rehearse)
         while process.poll() is None and time.monotonic() - began < share * given.seconds:
             time.sleep(0.5)
             report.write()
@@ -70,10 +76,14 @@ def main() -> int:
         if late:
             process.kill()
         code = process.wait()
-        append(out, name, {"ended": "out of time" if late else f"with {code}" if code else "whole"})
+        append(
+            lines, name, {"ended": "out of time" if late else f"with {code}" if code else "whole"}
+        )
         report.write()
         print(report.summary(name), flush=True)
-    return 0 if report.is_right() else 1
+    right = report.is_right()
+    shutil.rmtree(lines)
+    return 0 if right else 1
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ Tell = Callable[[Found], None]
 COLUMNS = ["table", "row", "column", "over", "ratio", "low", "high", "least", "ms", "peak"]
 
 
-def append(out: Path, part: str, found: Found) -> None:
+def append(lines: Path, part: str, found: Found) -> None:
     """Add a line to what a part has found; it is on the disk when this returns."""
-    with (out / f"{part}.jsonl").open("a") as lines:
-        lines.write(json.dumps(found) + "\n")
+    with (lines / f"{part}.jsonl").open("a") as file:
+        file.write(json.dumps(found) + "\n")
 
 
 def replace(path: Path, text: str) -> None:
@@ -37,15 +37,13 @@ def number(value: Any) -> str:
 
 
 class Report:
-    """The report of a folder, to be written again and again."""
+    """The report on what the lines of all parts say, to be written again and again."""
 
-    def __init__(self, out: Path, parts: list[str], rehearse: bool) -> None:
-        self.out, self.parts, self.rehearse = out, parts, rehearse
-        for part in parts:  # of an earlier run
-            (out / f"{part}.jsonl").unlink(missing_ok=True)
+    def __init__(self, out: Path, lines: Path, parts: list[str], rehearse: bool) -> None:
+        self.out, self.lines, self.parts, self.rehearse = out, lines, parts, rehearse
 
     def found(self, part: str) -> list[Found]:
-        path = self.out / f"{part}.jsonl"
+        path = self.lines / f"{part}.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]  # not one half written
 

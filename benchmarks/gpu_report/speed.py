@@ -1,5 +1,6 @@
 """The part that times: the goals first, then the rest, each case by itself."""
 
+import importlib.util
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from benchmarks.rivals import box_sum_by_convolution, monai_dice_bce, paper_loss
 from benchmarks.workloads import BCE, DEVICE, LOSSES, Loss, batch, stepper
 from gliomaseg_layers import (
     MSFEN,
+    AttributeDeepLab,
     ChannelAttention,
     MultiScaleFusion,
     MUNet,
@@ -45,6 +47,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "MUNet": lambda: MUNet(3),
     "MSFEN": lambda: MSFEN(3, 1),
 }
+if importlib.util.find_spec("timm"):
+    NETWORKS["AttributeDeepLab"] = AttributeDeepLab
 
 
 def graph(step: Step) -> Step:

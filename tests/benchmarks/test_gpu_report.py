@@ -30,14 +30,14 @@ WHOLE: Found = {"ended": "whole"}
     ],
 )
 def test_right_is_what_was_checked_whole(found: list[Found], right: bool, tmp_path: Path) -> None:
-    report = Report(tmp_path, list(PARTS), rehearse=False)
+    report = Report(tmp_path, tmp_path, list(PARTS), rehearse=False)
     for line in found:
         append(tmp_path, "right", line)
     assert report.is_right() == right
 
 
 def test_the_page_shows_goals_failures_and_errors(tmp_path: Path) -> None:
-    report = Report(tmp_path, list(PARTS), rehearse=False)
+    report = Report(tmp_path, tmp_path, list(PARTS), rehearse=False)
     append(tmp_path, "machine", {"fact": "device", "value": "Some GPU, 80 GB"})
     for line in (PASSED, SKIPPED, FAILED):
         append(tmp_path, "right", line)
@@ -74,6 +74,9 @@ def test_a_run_out_of_time_leaves_a_report_and_is_not_right(tmp_path: Path) -> N
     page = (tmp_path / "report.md").read_text()
     assert "rehearsed on a CPU" in page
     assert "ended out of time" in page
+    assert (
+        len(list(tmp_path.iterdir())) <= len(PARTS) + 3
+    )  # the logs, and the report in three forms
 
 
 def test_a_failing_test_and_a_file_that_does_not_load_are_found(tmp_path: Path) -> None:
