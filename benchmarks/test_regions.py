@@ -14,6 +14,7 @@ from skimage.morphology import remove_small_objects
 
 from benchmarks.alternating import compare
 from gliomaseg_layers.functional import remove_outlier_regions
+from gliomaseg_layers.metrics import lesion_wise_scores
 
 LABELLING: dict[str, Callable[[Any], Any]] = {
     "connected-components-3d": lambda mask: cc3d.connected_components(
@@ -51,6 +52,21 @@ def test_label(benchmark: Any, library: str, shape: tuple[int, ...]) -> None:
     benchmark.extra_info |= {"row": "x".join(map(str, shape)), "column": library}
     step, ours = (partial(LABELLING[name], mask) for name in (library, next(iter(LABELLING))))
     compare(benchmark, step, ours, next(iter(LABELLING)))
+    benchmark.pedantic(step)
+
+
+@pytest.mark.parametrize("lesions", [20, 60])
+def test_lesion_wise_scores(benchmark: Any, lesions: int) -> None:
+    """Over one labelling of the volume, of which two are needed."""
+    truth = np.zeros((155, 240, 240), bool)
+    for z, row, column in np.argwhere(np.ones((3, 4, 5)))[:lesions]:
+        truth[50 * z + 5 :, 60 * row + 5 :, 48 * column + 5 :][:20, :24, :18] = True
+    predicted = np.roll(truth, 2, 1)
+    benchmark.group = "Lesion-wise scores of a volume, 155x240x240"
+    benchmark.extra_info["row"] = f"{lesions} lesions"
+    step = partial(lesion_wise_scores, predicted, truth)
+    label_once = partial(LABELLING["connected-components-3d"], truth)
+    compare(benchmark, step, label_once, "a labelling of the volume")
     benchmark.pedantic(step)
 
 
