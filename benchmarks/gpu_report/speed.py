@@ -74,11 +74,10 @@ class Cases:
 
     def shape(self, full: str) -> str:
         """Return a shape, or in a rehearsal a small one of as many axes."""
-        return (
-            "x".join(["1", *full.split("x")[1:2], *["16"] * (full.count("x") - 1)])
-            if self.rehearse
-            else full
-        )
+        if not self.rehearse:
+            return full
+        _, channels, *sides = full.split("x")
+        return "x".join(["1", channels, *("16" for _ in sides)])
 
     def case(self, title: str, row: str, over: str, make: Callable[[], Found], **more: Any) -> None:
         found: Found = {"table": title, "row": row, "over": over, **more}
