@@ -17,22 +17,41 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.gpu_report import checks, machine, speed, tuning
-from benchmarks.gpu_report.report import Report, Tell, append
+from benchmarks.gpu_report.report import Report, append
 
 ROOT = Path(__file__).parents[2]
-# The share of the time that has gone by when a part must end; what one leaves, the next has.
-PARTS: dict[str, tuple[Callable[[Tell, bool], None], float]] = {
-    "machine": (machine.find, 0.03),
-    "right": (checks.right, 0.50),
-    "core": (checks.core, 0.65),
-    "fast": (speed.measure, 0.92),
-    "tuned": (tuning.measure, 1.0),
+NEEDS = ("torch", "triton", "numpy", "pytest", "hypothesis", "scipy")
+# What runs a part, and the share of the time that has gone by when it must end: what one leaves,
+# the next has.
+PARTS = {
+    "machine": ("machine.find", 0.03),
+    "right": ("checks.right", 0.50),
+    "core": ("checks.core", 0.65),
+    "fast": ("speed.measure", 0.92),
+    "tuned": ("tuning.measure", 1.0),
 }
+
+
+def run_part(name: str, lines: Path, rehearse: bool) -> None:
+    module, function = PARTS[name][0].split(".")
+    part = getattr(import_module(f"benchmarks.gpu_report.{module}"), function)
+    part(partial(append, lines, name), rehearse)
+
+
+def what_is_missing(rehearse: bool) -> str | None:
+    for name in NEEDS:
+        if find_spec(name) is None:
+            return f"the report needs {name}, which is not installed here"
+    import torch
+
+    if not (rehearse or torch.cuda.is_available()):
+        return "the report needs a GPU, and torch sees none here; --rehearse runs it on a CPU"
+    return None
 
 
 def start(name: str, lines: Path, log_file: Path, rehearse: bool) -> subprocess.Popen[bytes]:
@@ -61,8 +80,10 @@ def main() -> int:
     out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     if given.part:
-        PARTS[given.part][0](partial(append, out, given.part), given.rehearse)
+        run_part(given.part, out, given.rehearse)
         return 0
+    if missing := what_is_missing(given.rehearse):
+        parser.error(missing)
     # What the parts find, line by line, is not for the reader; the report has it all.
     lines = Path(tempfile.mkdtemp())
     report = Report(out, lines, list(PARTS), given.rehearse)

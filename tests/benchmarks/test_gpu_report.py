@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.gpu_report.__main__ import PARTS
 from benchmarks.gpu_report.report import Found, Report, append
@@ -77,6 +78,14 @@ def test_a_run_out_of_time_leaves_a_report_and_is_not_right(tmp_path: Path) -> N
     assert (
         len(list(tmp_path.iterdir())) <= len(PARTS) + 3
     )  # the logs, and the report in three forms
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="looks for the message where there is no GPU")
+def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu_report", "--out", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "torch sees none here; --rehearse runs it on a CPU" in run.stderr
 
 
 def test_a_failing_test_and_a_file_that_does_not_load_are_found(tmp_path: Path) -> None:
