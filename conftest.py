@@ -18,6 +18,7 @@ NEEDS = {
     "src/gliomaseg_layers/functional/outlier_weight_triton.py": "triton",
     "src/gliomaseg_layers/metrics": "torchmetrics",
     "src/gliomaseg_layers/networks/attribute_deeplab.py": "timm",
+    "src/gliomaseg_layers/windows": "torchmetrics",
     "tests/benchmarks": "monai",
     "tests/docs": "mkdocs",
     "tests/examples": "monai",
@@ -25,6 +26,7 @@ NEEDS = {
     "tests/networks/test_attribute_deeplab.py": "timm",
     "tests/packaging": "pyright",
     "tests/peers": "monai",
+    "tests/test_windows.py": "torchmetrics",
 }
 LEFT_OUT = {path: f"needs {package}" for path, package in NEEDS.items() if not find_spec(package)}
 if not (torch.cuda.is_available() or INTERPRETED):

@@ -26,6 +26,7 @@ ALLOWED = {
     "layers": {"_checks", "_capture", "functional"},
     "networks": {"_checks", "functional", "layers"},
     "metrics": {"_checks", "functional"},
+    "windows": {"functional", "metrics"},
 }
 HEAVY = ("triton", "scipy", "timm", "torchmetrics", "matplotlib", "monai", "lightning")
 
