@@ -63,6 +63,22 @@ def test_mean_of_class_weights_divides_by_the_pixels(mode, channels):
     torch.testing.assert_close(two, 2 * one)
 
 
+@either_input
+@every_formula
+def test_the_weight_of_a_class_that_no_pixel_has_does_not_matter(formula, from_logits):
+    """As in torch: 1 / frequency of a class that is not there is infinite."""
+    x, target = case((9, 11), "multiclass", 3, from_logits)
+    target = target.masked_fill(target == 2, 0)
+    settings = {"mode": "multiclass", "from_logits": from_logits, **formula.small}
+    found = []
+    for weight in (7.0, torch.inf):
+        leaf = x.detach().clone().requires_grad_()
+        weights = torch.tensor([1.0, 2.0, weight])
+        loss = formula.function(leaf, target, class_weights=weights, **settings)
+        found.append((loss, *torch.autograd.grad(loss, leaf)))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [F32, F64, *HALVES])
 @every_formula
 @every_mode

@@ -104,6 +104,18 @@ FAULTS = {
         labels(0, 255, -100),
         "got -100 to 0",
     ),
+    "-1 in a uint8 mask": (
+        {"ignore_index": -1},
+        LOGITS,
+        (255 * BINARY).byte(),
+        "from 0 to 255; torch.uint8 cannot hold ignore_index=-1",
+    ),
+    "-1 in uint8 labels": (
+        MULTICLASS | {"ignore_index": -1},
+        CLASSES,
+        labels(0, 255).byte(),
+        "got 0 to 255; torch.uint8 cannot hold ignore_index=-1",
+    ),
     "class 9 as a float": (MULTICLASS, CLASSES, labels(0.0, 9.0), "got 0 to 9"),
     "labels of 1.5": (MULTICLASS, CLASSES, labels(0.0, 1.5), "whole class indices, got fractions"),
     "labels of 1.9": (MULTICLASS, CLASSES, labels(0.0, 1.9), "whole class indices"),
@@ -137,6 +149,28 @@ def test_faults_are_found(module, fault):
     settings, x, target, message = FAULTS[fault]
     with pytest.raises(ValueError, match=message):
         make(module, **settings).check_values(x, target)
+
+
+@pytest.mark.parametrize("weight", [torch.inf, torch.nan, -1.0])
+@pytest.mark.parametrize("name", ["class_weights", "pos_weight"])
+@pytest.mark.parametrize("module", LOSSES)
+def test_weights_are_looked_at(module, name, weight):
+    """1 / frequency of a class that is nowhere, for instance."""
+    if module is DiceLoss and name == "pos_weight":
+        pytest.skip("Dice has no such weight")
+    settings = {"mode": "multilabel", name: torch.tensor([1.0, 2.0, 0.0, weight])}
+    with pytest.raises(ValueError, match=f"`{name}` must be finite and >= 0, got .*{weight:g}"):
+        make(module, **settings).check_values(CLASSES, ONE_HOT)
+
+
+def test_weights_of_the_dice_loss_in_a_compound_are_looked_at():
+    for weights, message in (
+        (torch.tensor([1.0, 2.0, 0.0, torch.inf]), "must be finite and >= 0"),
+        (torch.ones(3), "must have shape"),
+    ):
+        dice = DiceLoss("multiclass", class_weights=weights)
+        with pytest.raises(ValueError, match=f"`class_weights` {message}"):
+            CompoundLoss(OutlierRegionLoss("multiclass"), dice).check_values(CLASSES, INDICES)
 
 
 OUTSIDE = {

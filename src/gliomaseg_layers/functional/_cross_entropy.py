@@ -66,12 +66,17 @@ def _binary_cross_entropy(
 def _softmax_cross_entropy(
     log_probs: Tensor, target: Tensor, class_weights: float | Tensor | None
 ) -> Tensor:
-    weighted = log_probs
+    weight = None
     if class_weights is not None:
-        weighted = log_probs * per_channel("class_weights", class_weights, log_probs)
+        weight = per_channel("class_weights", class_weights, log_probs)
     if target.is_floating_point():
+        weighted = log_probs if weight is None else log_probs * weight
         return -(target * weighted).sum(1)
-    return -weighted.gather(1, target.unsqueeze(1)).squeeze(1)
+    loss = -log_probs.gather(1, target.unsqueeze(1)).squeeze(1)
+    if weight is None:
+        return loss
+    # Only the weight of the label's class: that of a class which no pixel has may be infinite.
+    return loss * weight.view(-1).expand(log_probs.shape[1])[target]
 
 
 def per_channel(name: str, weight: float | Tensor, input: Tensor) -> Tensor:

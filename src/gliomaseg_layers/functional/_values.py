@@ -1,9 +1,12 @@
 """A look at a batch's values, for faults that the losses could only see by waiting for them."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from gliomaseg_layers.functional._scores import read_labelled
+from gliomaseg_layers.functional._cross_entropy import per_channel
+from gliomaseg_layers.functional._scores import can_hold, read_labelled
 
 TOLERANCE = 1e-2  # of what resizing, or rounding to bf16, does to numbers that were whole
 
@@ -44,13 +47,31 @@ def check_values(
             )
         if not from_logits:
             _check_sums("input", "hold probabilities that ", sums)
+    unheld = None
+    if ignore_index is not None and not can_hold(target.dtype, ignore_index):
+        unheld = f"{target.dtype} cannot hold ignore_index={ignore_index}"
     if scores.multiclass and not labels.is_floating_point():
-        _check_classes(target, labels, inside[:, 0], input.shape[1])
+        _check_classes(target, labels, inside[:, 0], input.shape[1], unheld)
     else:
-        _check_parts(labels, inside, scores.multiclass)
+        _check_parts(labels, inside, scores.multiclass, unheld)
 
 
-def _check_classes(target: Tensor, labels: Tensor, inside: Tensor, classes: int) -> None:
+def check_weights(input: Tensor, **weights: float | Tensor | None) -> None:
+    """Raise ValueError for weights of channels that would make a loss silently wrong."""
+    for name, weight in weights.items():
+        if not isinstance(weight, Tensor):  # a number was checked where the loss was built
+            continue
+        given = per_channel(name, weight, input)
+        least, largest = given.min().item(), given.max().item()
+        if not 0 <= least <= largest < math.inf:  # nor NaN
+            raise ValueError(
+                f"`{name}` must be finite and >= 0, got values from {least:g} to {largest:g}"
+            )
+
+
+def _check_classes(
+    target: Tensor, labels: Tensor, inside: Tensor, classes: int, unheld: str | None
+) -> None:
     """Check class indices, of which ``labels`` are those of ``target`` in one form."""
     if target.is_floating_point():
         raw = target.reshape(labels.shape)[inside]
@@ -61,18 +82,18 @@ def _check_classes(target: Tensor, labels: Tensor, inside: Tensor, classes: int)
     if least < 0 or largest >= classes:
         raise ValueError(
             f"`target` must hold class indices from 0 to {classes - 1}, "
-            f"got {least} to {largest}; is one of them `ignore_index`?"
+            f"got {least} to {largest}; {unheld or 'is one of them `ignore_index`?'}"
         )
 
 
-def _check_parts(labels: Tensor, inside: Tensor, multiclass: bool) -> None:
+def _check_parts(labels: Tensor, inside: Tensor, multiclass: bool, unheld: str | None) -> None:
     """Check labels that are parts of pixels, 0 to 1."""
     given = labels[inside]
     least, largest = given.min().item(), given.max().item()
     if not (least >= -TOLERANCE and largest <= 1 + TOLERANCE):  # NaN is neither
         raise ValueError(
             f"`target` must lie between 0 and 1, got values from {least:g} to {largest:g}; "
-            "of a mask of 0 and 255 write `mask > 0`"
+            f"{unheld or 'of a mask of 0 and 255 write `mask > 0`'}"
         )
     if multiclass:
         _check_sums("target", "", labels.sum(1)[inside[:, 0]])

@@ -9,6 +9,7 @@ from gliomaseg_layers._checks import check_bool, check_not_negative, shown
 from gliomaseg_layers._reduction import reduce
 from gliomaseg_layers.functional._cross_entropy import cross_entropy_map
 from gliomaseg_layers.functional._scores import read_labelled
+from gliomaseg_layers.functional._values import check_weights
 from gliomaseg_layers.losses.dice import DiceLoss
 from gliomaseg_layers.losses.outlier_region import DensityLoss, OutlierRegionLoss
 
@@ -163,6 +164,7 @@ class CompoundLoss(nn.Module):
         See :meth:`OutlierRegionLoss.check_values`.
         """
         self.outlier.check_values(input, target, mask)
+        check_weights(input, **self.dice.settings("class_weights"))
 
     def extra_repr(self) -> str:
         weights = {name: getattr(self, name) for name in WEIGHTS}
