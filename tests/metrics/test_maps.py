@@ -157,6 +157,25 @@ def test_maps_that_are_no_classes(preds: Tensor, target: Tensor, message: str) -
         LesionWiseScores(num_classes=4).update(preds, target)
 
 
+@pytest.mark.parametrize("make", METRICS)
+@pytest.mark.parametrize("classes", [None, 3])
+def test_nan_is_no_score(make, classes: int | None) -> None:
+    """Above no threshold and the largest of none, it would be background: a perfect empty image."""
+    good = torch.zeros(2, classes or 1, 6, 6)
+    bad = good.clone()
+    bad[1, 0, 2, 3] = torch.nan
+    for name, pair in (("preds", (bad, good)), ("target", (good, bad.half()))):
+        metric = make(num_classes=classes)
+        with pytest.raises(ValueError, match=f"`{name}` must hold no NaN"):
+            metric.update(*pair)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 6), (2, 1, 6, 6)])
+def test_a_label_map_beside_scores_wants_the_number_of_classes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"`target` must have the shape .* label map.*`num_class"):
+        RegionCounts().update(torch.rand(2, 3, 6, 6), torch.ones(shape).long())
+
+
 def test_channels_may_not_change_where_they_are_told_apart() -> None:
     metric, other = RegionCounts(), RegionCounts(reduction="mean_batch")
     for maps in (torch.zeros(1, 2, 5, 5), torch.zeros(1, 3, 5, 5)):

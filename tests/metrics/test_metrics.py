@@ -9,6 +9,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.wrappers import Running
 
 from gliomaseg_layers.metrics import (
     LesionWiseScores,
@@ -73,6 +74,21 @@ def test_a_collection_keeps_metrics_of_other_settings_apart() -> None:
         for key, expected in metric.compute().items():
             torch.testing.assert_close(found[f"{name}_{key}"], expected, rtol=0, atol=0)
     assert (found["small_noise"], found["large_noise"], found["certain_regions"]) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("make", [RegionCounts, LesionWiseScores])
+def test_a_reset_leaves_a_kept_state_alone(make) -> None:
+    """torchmetrics empties the lists of a state, which its wrapper of running windows keeps."""
+    metric, running = make(), Running(make(), window=2)
+    preds, target = data()
+    for image in range(6):
+        running.update(preds[image : image + 1], target[image : image + 1])
+    metric.update(preds[4:], target[4:])
+    expected, state = metric.compute(), metric.metric_state
+    assert running.compute() == expected
+    before = plain(state)
+    metric.reset()
+    assert plain(state) == before != plain(metric.metric_state)
 
 
 def test_predictions_of_any_dtype() -> None:

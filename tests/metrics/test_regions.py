@@ -5,7 +5,12 @@ import pytest
 from scipy import ndimage
 from skimage.measure import euler_number, label, regionprops
 
-from gliomaseg_layers.metrics import count_regions, label_regions, region_sizes
+from gliomaseg_layers.metrics import (
+    count_regions,
+    label_regions,
+    lesion_wise_scores,
+    region_sizes,
+)
 
 
 def test_count_regions_by_hand() -> None:
@@ -121,6 +126,32 @@ def test_images_of_no_or_one_pixel(shape: tuple[int, ...]) -> None:
     assert count_regions(np.ones(shape), np.zeros(shape)) == (pixels, pixels, pixels, 0, 0)
     assert label_regions(np.ones(shape))[0].dtype == np.int32
     assert region_sizes([np.ones(shape)]).areas.sum() == pixels
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("connectivity", [1, 2])
+def test_a_volume_of_one_slice_is_a_plane(axis: int, connectivity: int) -> None:
+    """Masks ``(N, 1, H, W)`` come as such volumes."""
+    for seed in range(5):
+        mask, truth = ~blobs((23, 21), seed), blobs((23, 21), seed + 100)
+        counts = count_regions(mask, truth, connectivity=connectivity)
+        assert counts.holes > 0
+        volumes = (np.expand_dims(plane, axis) for plane in (mask, truth))
+        assert count_regions(*volumes, connectivity=connectivity) == counts
+        sizes, flat = (region_sizes([m]) for m in (np.expand_dims(mask, axis), mask))
+        np.testing.assert_array_equal(sizes.hole_areas, flat.hole_areas)
+        np.testing.assert_array_equal(np.delete(sizes.hole_boxes, axis, 1), flat.hole_boxes)
+
+
+def test_nan_is_neither_foreground_nor_background() -> None:
+    mask = np.zeros((5, 5), np.float16)
+    mask[2, 2] = np.nan
+    with pytest.raises(ValueError, match="`prediction` must hold no NaN"):
+        count_regions(mask, np.zeros((5, 5)))
+    with pytest.raises(ValueError, match="`target` must hold no NaN"):
+        lesion_wise_scores(np.zeros((5, 5)), mask)
+    with pytest.raises(ValueError, match=r"`masks\[1\]` must hold no NaN"):
+        region_sizes([np.zeros((5, 5)), mask])
 
 
 @pytest.mark.parametrize("connectivity", [1, 3])

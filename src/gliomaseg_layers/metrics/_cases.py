@@ -110,6 +110,14 @@ class CaseMetric(Metric):
             table = {"images": images} | table
         return {name: figure.to(self.device) for name, figure in table.items()}
 
+    def reset(self) -> None:
+        """Forget all images."""
+        # New lists: torchmetrics would empty the old ones, of which its `Running` and whoever asked
+        # for `metric_state` keep no copy.
+        for name in self.columns:
+            setattr(self, name, [])
+        super().reset()
+
     def _arrange(self, column: Tensor, channel: Tensor) -> Tensor:
         """Return a column ``(N * C,)`` as ``(N, C)``, unless the mean is over both."""
         if self.reduction == "mean":

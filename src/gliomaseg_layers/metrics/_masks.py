@@ -19,8 +19,10 @@ def read_maps(
     include_background: bool,
 ) -> tuple[Masks, Masks]:
     """Return both as masks ``(N, C, *spatial)``, read by the same rule."""
-    check_tensor("preds", preds)
-    check_tensor("target", target)
+    for name, maps in (("preds", preds), ("target", target)):
+        check_tensor(name, maps)
+        if maps.is_floating_point() and maps.isnan().any():  # which would pass for background
+            raise ValueError(f"`{name}` must hold no NaN")
     if num_classes is None:
         masks = _read_channels(preds, target, threshold)
     else:
@@ -38,9 +40,10 @@ def read_maps(
             _read_classes(name, maps, axes, num_classes)[:, first:] for name, maps in both.items()
         ]
     if masks[0].shape != masks[1].shape:
+        hint = "; beside scores a label map needs `num_classes`" if num_classes is None else ""
         raise ValueError(
             f"`target` must have the shape of `preds`, {tuple(preds.shape)}, "
-            f"got {tuple(target.shape)}"
+            f"got {tuple(target.shape)}{hint}"
         )
     predicted, truth = (mask.cpu().numpy() for mask in masks)
     return predicted, truth

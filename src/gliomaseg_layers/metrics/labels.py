@@ -47,6 +47,9 @@ def boxes(labels: NDArray[np.int32]) -> list[tuple[slice, ...]]:
 
 def label_holes(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32], int]:
     """Number the holes: background, connected the other way round, that the mask encloses."""
+    if mask.ndim == 3 and 1 in mask.shape:  # a plane, which lies at the border of its volume whole
+        labels, count = label_holes(mask.squeeze(mask.shape.index(1)), connectivity)
+        return labels.reshape(mask.shape), count
     labels, count = _label(~mask, mask.ndim if connectivity == 1 else 1)
     closed = np.ones(count + 1, bool)
     closed[0] = False
@@ -93,7 +96,10 @@ def _label(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32
 
 def read_mask(name: str, mask: ArrayLike) -> NDArray[np.bool_]:
     """Return what is not 0, of two or three axes."""
-    values: NDArray[np.bool_] = np.asarray(mask) != 0
+    values: NDArray[Any] = np.asarray(mask)
     if values.ndim not in (2, 3):
         raise ValueError(f"`{name}` must be (H, W) or (D, H, W), got shape {values.shape}")
-    return values
+    if np.issubdtype(values.dtype, np.inexact) and np.isnan(values).any():
+        raise ValueError(f"`{name}` must hold no NaN")
+    foreground: NDArray[np.bool_] = values != 0
+    return foreground
