@@ -1,120 +1,131 @@
-"""nnU-Net v2: a trainer with our loss, through nnU-Net's own set-up and its own training step.
+"""nnU-Net v2: its trainer with our loss in the place of its cross-entropy.
 
-`nnUNetv2_train ... -tr nnUNetTrainerOutlier` finds the trainer where `nnUNet_extTrainer` names the
-folder of a copy of this file. Plans and data are made up here; real ones come from
-`nnUNetv2_plan_and_preprocess`.
+Copy this file into nnU-Net's `nnunetv2/training/nnUNetTrainer/variants/loss`, or into a folder of
+its own whose path is in the environment variable `nnUNet_extTrainer`. Either way nnU-Net finds it:
+
+    nnUNetv2_train DATASET CONFIGURATION FOLD -tr nnUNetTrainerOutlier
+
+Run as a program, it makes up a data set of labels and one of regions, and runs nnU-Net's programs.
 """
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from skimage.io import imsave
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from gliomaseg_layers import CompoundLoss, OutlierRegionLoss
+from gliomaseg_layers import OutlierRegionLoss
+
+
+class DiceAndOutlier(nn.Module):
+    """nnU-Net's Dice loss and our cross-entropy, of labels or regions."""
+
+    def __init__(self, dice: nn.Module, labels: LabelManager) -> None:
+        super().__init__()
+        self.dice = dice
+        self.regions = labels.has_regions
+        self.ignored = labels.ignore_label
+        mode = "multilabel" if self.regions else "multiclass"
+        self.outlier = OutlierRegionLoss(mode)  # gliomaseg_layers
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        mask = None
+        if self.ignored is not None:
+            if self.regions:
+                # The ignored pixels are one more region, the last.
+                target, mask = target[:, :-1], target[:, -1:] == 0
+            else:
+                mask = target != self.ignored
+                # Any class will do there, but Dice has no channel for one more.
+                target = target.where(mask, 0)
+        outlier = self.outlier(logits, target, mask)  # gliomaseg_layers
+        dice: Tensor = self.dice(logits, target, loss_mask=mask)
+        return outlier + dice
 
 
 class nnUNetTrainerOutlier(nnUNetTrainer):  # noqa: N801 - nnU-Net's trainers are called so
-    """nnU-Net's trainer with our loss in the place of its Dice and cross-entropy."""
+    """nnU-Net's trainer with our loss in the place of its cross-entropy."""
 
     def _build_loss(self) -> nn.Module:
-        if self.label_manager.has_regions:
-            # Regions overlap: mode="multilabel", and the ignored pixels are a channel of their own.
-            raise NotImplementedError("this example has labels, not regions")
-        ignored = self.label_manager.ignore_label
-        outlier = OutlierRegionLoss("multiclass", ignore_index=ignored)  # gliomaseg_layers
-        loss = CompoundLoss(outlier)  # gliomaseg_layers
+        loss: Any = super()._build_loss()
+        # nnU-Net's own Dice stays: the plans say whether it pools the batch, and with several GPUs
+        # it pools theirs. So does the wrapper that weighs the outputs of deep supervision.
         if not self.enable_deep_supervision:
-            return loss
-        wrapper: nn.Module = super()._build_loss()
-        # Lists of outputs, and nnU-Net's weight of each, stay the business of its wrapper.
-        wrapper.loss = loss  # gliomaseg_layers
-        return wrapper
+            return DiceAndOutlier(loss.dc, self.label_manager)
+        loss.loss = DiceAndOutlier(loss.loss.dc, self.label_manager)
+        return loss  # type: ignore[no-any-return]
 
 
-def toy_plans() -> dict[str, Any]:
-    """Return plans of a small 2-D U-Net, as nnU-Net writes them."""
-    stages = 3
-    return {
-        "dataset_name": "Dataset001_Toy",
-        "plans_name": "nnUNetPlans",
-        "label_manager": "LabelManager",
-        "continue_training": False,
-        "configurations": {
-            "2d": {
-                "data_identifier": "nnUNetPlans_2d",
-                "batch_size": 2,
-                "patch_size": [64, 64],
-                "batch_dice": True,
-                "architecture": {
-                    "network_class_name": "dynamic_network_architectures.architectures.unet."
-                    "PlainConvUNet",
-                    "arch_kwargs": {
-                        "n_stages": stages,
-                        "features_per_stage": [8, 16, 32],
-                        "conv_op": "torch.nn.modules.conv.Conv2d",
-                        "kernel_sizes": [[3, 3]] * stages,
-                        "strides": [[1, 1], [2, 2], [2, 2]],
-                        "n_conv_per_stage": [1] * stages,
-                        "n_conv_per_stage_decoder": [1] * (stages - 1),
-                        "conv_bias": True,
-                        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-                        "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-                        "dropout_op": None,
-                        "dropout_op_kwargs": None,
-                        "nonlin": "torch.nn.LeakyReLU",
-                        "nonlin_kwargs": {"inplace": True},
-                    },
-                    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-                },
-            }
-        },
-    }
+class nnUNetTrainerOutlierTrial(nnUNetTrainerOutlier):  # noqa: N801
+    """The same for a few steps, to see that all is in its place."""
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 2, 1
 
 
-def toy_trainer(folder: Path) -> nnUNetTrainerOutlier:
-    """Return a trainer that nnU-Net has initialised, with its files in a folder."""
-    for name in ("raw", "preprocessed", "results"):
-        os.environ[f"nnUNet_{name}"] = str(folder / name)
-    # nnU-Net tells the format of a data set from the names of its files.
-    case = folder / "preprocessed" / "Dataset001_Toy" / "nnUNetPlans_2d" / "case.b2nd"
-    case.parent.mkdir(parents=True)
-    case.touch()
-    dataset = {
+def write_toy_data(folder: Path, regions: bool) -> None:
+    """Write slices as nnU-Net wants raw data, with a stripe that nobody labelled."""
+    from examples.integrations.toy_data import tumours  # an installed copy has no `examples`
+
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    images, labels = tumours(5, 64, 64)
+    labels[:, :8] = 3
+    pictures = (60 * images[:, 0] + 60).clamp(0, 255).byte().numpy()
+    for case, (picture, label) in enumerate(zip(pictures, labels.byte().numpy(), strict=True)):
+        imsave(folder / "imagesTr" / f"case{case}_0000.png", picture, check_contrast=False)
+        imsave(folder / "labelsTr" / f"case{case}.png", label, check_contrast=False)
+    description = {
         "channel_names": {"0": "FLAIR"},
         "labels": {"background": 0, "rim": 1, "core": 2, "ignore": 3},
-        "file_ending": ".nii.gz",
+        "numTraining": len(labels),
+        "file_ending": ".png",
     }
-    trainer = nnUNetTrainerOutlier(toy_plans(), "2d", 0, dataset, device=torch.device("cpu"))
-    trainer.initialize()
-    return trainer
+    if regions:
+        description["labels"] = {"background": 0, "tumour": [1, 2], "core": 2, "ignore": 3}
+        description["regions_class_order"] = [1, 2]
+    (folder / "dataset.json").write_text(json.dumps(description))
 
 
-def toy_batch(trainer: nnUNetTrainerOutlier) -> dict[str, Tensor | list[Tensor]]:
-    """Return a batch as nnU-Net's loader gives it: labels (N, 1, H, W) for every output."""
-    from examples.integrations.toy_data import tumours  # not by nnU-Net, which loads a copy
-
-    images, labels = tumours(2, 64, 64)
-    labels[:, :, :8] = trainer.label_manager.ignore_label
-    targets = labels.unsqueeze(1).float()
-    scales = trainer._get_deep_supervision_scales()
-    return {
-        "data": images,
-        "target": [F.interpolate(targets, scale_factor=scale).short() for scale in scales],
+def run(folder: Path) -> None:
+    """Plan, preprocess, train and predict by nnU-Net's programs, all in one folder."""
+    write_toy_data(folder / "raw" / "Dataset001_Labels", regions=False)
+    write_toy_data(folder / "raw" / "Dataset002_Regions", regions=True)
+    (folder / "trainers").mkdir()
+    shutil.copy(__file__, folder / "trainers")
+    settings = {
+        "nnUNet_raw": str(folder / "raw"),
+        "nnUNet_preprocessed": str(folder / "preprocessed"),
+        "nnUNet_results": str(folder / "results"),
+        "nnUNet_extTrainer": str(folder / "trainers"),
+        "nnUNet_def_n_proc": "1",  # a toy needs no more
     }
+
+    def nnunet(command: str, **more: str) -> None:
+        program, *arguments = command.split()
+        path = Path(sys.executable).with_name(f"nnUNetv2_{program}")
+        subprocess.run([path, *arguments], env=os.environ | settings | more, check=True)
+
+    nnunet("plan_and_preprocess -d 1 2 -c 2d -npfp 1 -np 1")
+    trial = "-tr nnUNetTrainerOutlierTrial -device cpu"
+    for number, name in (1, "Dataset001_Labels"), (2, "Dataset002_Regions"):
+        nnunet(f"train {number} 2d 0 {trial}", nnUNet_n_proc_DA="0")
+        places = f"-i {folder}/raw/{name}/imagesTr -o {folder}/predicted/{name}"
+        nnunet(f"predict -d {number} -c 2d -f 0 {trial} -npp 0 -nps 0 {places}")
 
 
 def main() -> None:
-    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = toy_trainer(Path(folder))
-        batch = toy_batch(trainer)
-        losses = [float(trainer.train_step(batch)["loss"]) for _ in range(12)]
-    print(f"nnU-Net, 12 steps: loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+        run(Path(folder))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,22 @@ import runpy
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import (
+    DownsampleSegForDSTransform,
+)
+from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
 from monai.networks import one_hot
-from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from torch import nn
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from skimage.io import imread
+from torch import Tensor, nn
 
 from examples.integrations import (
     hugging_face,
@@ -22,9 +30,10 @@ from examples.integrations import (
     nnunet,
     segmentation_models,
     timm_backbone,
+    torchvision_reference,
 )
 from examples.integrations.toy_data import tumours
-from gliomaseg_layers import CompoundLoss, MultiScaleFusion, OutlierRegionLoss
+from gliomaseg_layers import CompoundLoss, DiceLoss, MultiScaleFusion, OutlierRegionLoss
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "integrations"
@@ -77,14 +86,9 @@ def test_the_count_sees_what_is_not_marked() -> None:
     assert marks(source.format(MARK, MARK)) == {"f": 2}
 
 
-@pytest.fixture(autouse=True)
-def _nnunet_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nnU-Net example names its folders in the environment; here they are forgotten again."""
-    for name in ("raw", "preprocessed", "results"):
-        monkeypatch.setenv(f"nnUNet_{name}", "")
-
-
-@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"distributed", "lightning_ramp"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(PROGRAMS) - {"distributed", "lightning_ramp", "nnunet"})
+)
 def test_runs_and_learns(name: str, capsys) -> None:
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     printed = capsys.readouterr().out
@@ -150,40 +154,150 @@ def test_monai_looks_for_islands_within_a_slice() -> None:
     )
 
 
-def test_nnunet_builds_and_finds_the_trainer(tmp_path: Path, monkeypatch) -> None:
-    trainer = nnunet.toy_trainer(tmp_path)
-    assert isinstance(trainer.loss, DeepSupervisionWrapper)
-    batch = nnunet.toy_batch(trainer)
-    outputs = [output.detach().requires_grad_() for output in trainer.network(batch["data"])]
-    loss = trainer.loss(outputs, batch["target"])
-    loss.backward()
-    ours = CompoundLoss(OutlierRegionLoss("multiclass", ignore_index=3))
-    parts = [
-        weight * ours(output, target)
-        for weight, output, target in zip(
-            trainer.loss.weight_factors, outputs, batch["target"], strict=True
-        )
+def nnunet_loss(
+    trainer_class: type[nnUNetTrainer],
+    regions: bool,
+    ignore: int | None,
+    batch_dice: bool,
+    *,
+    deep: bool = True,
+    ddp: bool = False,
+) -> Any:
+    """Let a trainer build its loss, with no more of its state than the loss is made from."""
+    trainer = trainer_class.__new__(trainer_class)
+    trainer.label_manager = SimpleNamespace(has_regions=regions, ignore_label=ignore)
+    trainer.configuration_manager = SimpleNamespace(
+        batch_dice=batch_dice, pool_op_kernel_sizes=[[1, 1], [2, 2], [2, 2]]
+    )
+    trainer.device, trainer.is_ddp = torch.device("cpu"), ddp
+    trainer.enable_deep_supervision = deep
+    return trainer._build_loss()
+
+
+def nnunet_targets(regions: bool, ignore: int | None) -> list[Tensor]:
+    """Return what nnU-Net's own transforms make of labels, for outputs of two sizes."""
+    _, labels = tumours(2, 64, 64)
+    if ignore is not None:
+        labels[0, :20] = ignore
+        labels[1, :, :7] = ignore
+    targets = labels.unsqueeze(1).short()
+    if regions:
+        channels = [(1, 2), (2,), *([] if ignore is None else [ignore])]
+        convert = ConvertSegmentationToRegionsTransform(channels)
+        targets = torch.stack([convert(segmentation=each)["segmentation"] for each in targets])
+    shrink = DownsampleSegForDSTransform([[1, 1], [0.5, 0.5]])
+    pairs = [shrink(segmentation=each)["segmentation"] for each in targets]
+    return [torch.stack(sizes) for sizes in zip(*pairs, strict=True)]
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("ignore", [None, 3])
+@pytest.mark.parametrize("regions", [False, True])
+def test_nnunet_without_the_outlier_term_is_nnunets_own(
+    regions: bool, ignore: int | None, batch_dice: bool
+) -> None:
+    """Values and gradients, of labels and regions; with the term it is the sum of our losses."""
+    targets = nnunet_targets(regions, ignore)
+    channels = 2 if regions else 3
+    outputs = [
+        torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(size))
+        for size in (64, 32)
     ]
-    torch.testing.assert_close(loss, sum(parts))
-    ignored = (batch["target"][0] == 3).expand_as(outputs[0])
-    gradient = outputs[0].grad
-    assert ignored.any()
-    assert gradient is not None
-    assert (gradient[ignored] == 0).all()
-    assert (gradient[~ignored] != 0).all()
-    trainer.enable_deep_supervision = False
-    assert isinstance(trainer._build_loss(), CompoundLoss)
+    settings = regions, ignore, batch_dice
+    theirs = nnunet_loss(nnUNetTrainer, *settings)
+    ours = nnunet_loss(nnunet.nnUNetTrainerOutlier, *settings)
+    assert ours.weight_factors == theirs.weight_factors
+    if regions and ignore is not None:
+        # There nnU-Net divides the sum over all regions by the pixels alone.
+        theirs.loss.weight_ce = 1 / channels
 
-    monkeypatch.setenv("nnUNet_extTrainer", str(FOLDER))
-    name = nnunet.nnUNetTrainerOutlier.__name__
-    assert recursive_find_trainer_class_by_name(name).__name__ == name
+    mode = "multilabel" if regions else "multiclass"
+    outlier = OutlierRegionLoss(mode)
+    dice = DiceLoss(mode, batch=batch_dice, include_background=regions, smooth=1e-5)
+
+    def summed(outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
+        loss = torch.zeros(())
+        for weight, logits, target in zip(ours.weight_factors, outputs, targets, strict=True):
+            mask = torch.ones_like(target[:, :1], dtype=torch.bool)
+            if ignore is not None and regions:
+                target, mask = target[:, :-1], ~target[:, -1:]
+            elif ignore is not None:
+                mask = target != ignore
+                target = target * mask
+            both = outlier(logits, target, mask) + dice(logits, target, mask)
+            loss = loss + weight * (both - 1)  # nnU-Net's Dice loss is minus the coefficient
+        return loss
+
+    def results(loss: Callable[[list[Tensor], list[Tensor]], Tensor]) -> tuple[Tensor, ...]:
+        leaves = [output.clone().requires_grad_() for output in outputs]
+        value = loss(leaves, [target.clone() for target in targets])
+        return value, *torch.autograd.grad(value, leaves, materialize_grads=True)
+
+    torch.testing.assert_close(results(ours), results(summed))
+    with_term = results(ours)[0]
+    ours.loss.outlier.strength = 0.0
+    torch.testing.assert_close(results(ours), results(theirs))
+    assert not torch.isclose(results(ours)[0], with_term)
 
 
-def test_nnunet_refuses_regions(tmp_path: Path, monkeypatch) -> None:
-    trainer = nnunet.toy_trainer(tmp_path)
-    monkeypatch.setattr(trainer.label_manager, "_has_regions", True)
-    with pytest.raises(NotImplementedError, match="regions"):
-        trainer._build_loss()
+@pytest.mark.parametrize("regions", [False, True])
+def test_nnunet_sees_nothing_that_is_ignored(regions: bool) -> None:
+    loss = nnunet_loss(nnunet.nnUNetTrainerOutlier, regions, 3, True, deep=False)
+    assert isinstance(loss, nnunet.DiceAndOutlier)
+    target = nnunet_targets(regions, 3)[0]
+    logits = torch.randn(2, 2 if regions else 3, 64, 64, requires_grad=True)
+    loss(logits, target).backward()
+    ignored = target[:, -1:] if regions else target == 3
+    assert logits.grad is not None
+    assert (logits.grad[ignored.expand_as(logits)] == 0).all()
+    assert (logits.grad[~ignored.expand_as(logits)] != 0).all()
+
+
+@pytest.mark.parametrize("ddp", [False, True])
+def test_nnunets_dice_goes_on_pooling_all_processes(ddp: bool) -> None:
+    settings = {"batch_dice": True, "deep": False, "ddp": ddp}
+    loss = nnunet_loss(nnunet.nnUNetTrainerOutlier, False, None, **settings)
+    assert isinstance(loss.dice, MemoryEfficientSoftDiceLoss)
+    assert (loss.dice.ddp, loss.dice.batch_dice, loss.dice.do_bg) == (ddp, True, False)
+
+
+def test_nnunets_programs_take_the_trainer(tmp_path: Path, capfd) -> None:
+    """They plan, preprocess, train, validate and predict, with labels and with regions."""
+    nnunet.run(tmp_path)
+    printed = capfd.readouterr().out
+    assert printed.count("train_loss") == printed.count("Mean Validation Dice") == 2
+    for name in ("Dataset001_Labels", "Dataset002_Regions"):
+        (results,) = (tmp_path / "results" / name).iterdir()
+        assert results.name == "nnUNetTrainerOutlierTrial__nnUNetPlans__2d"
+        assert (results / "fold_0" / "checkpoint_final.pth").is_file()
+        predicted = sorted((tmp_path / "predicted" / name).glob("*.png"))
+        assert len(predicted) == 5
+        for path in predicted:
+            picture = imread(path)
+            assert picture.shape == (64, 64)
+            assert picture.max() < 3  # never the label that is ignored
+
+
+@pytest.mark.parametrize("aux", [False, True])
+def test_torchvisions_criterion_takes_what_the_model_returns(aux: bool) -> None:
+    logits = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
+    target = torch.randint(3, (2, 32, 32))
+    target[:, :9] = 255
+    outputs = dict(zip(("out", "aux") if aux else ("out",), logits, strict=False))
+    ours = CompoundLoss(OutlierRegionLoss("multiclass", ignore_index=255))
+    expected = ours(logits[0], target) + (0.5 * ours(logits[1], target) if aux else 0)
+    torch.testing.assert_close(torchvision_reference.make_criterion()(outputs, target), expected)
+
+
+def test_torchvision_counts_what_is_labelled() -> None:
+    class Model(nn.Module):
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return {"out": nn.functional.one_hot(images[:, 0].long(), 3).movedim(-1, 1).float()}
+
+    target = torch.tensor([[[0, 1, 2, 255]]])
+    images = torch.tensor([[[[0, 1, 1, 1]]]])
+    matrix = torchvision_reference.evaluate(Model(), [(images, target)])
+    assert matrix.tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_small_050", "convnext_atto"])
