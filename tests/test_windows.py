@@ -118,8 +118,9 @@ def test_spacing_gives_millimetres(tmp_path: Path, capsys) -> None:
     assert "25 pixels, 150 mm2." in out
 
 
-def test_labels_are_chosen(tmp_path: Path, capsys) -> None:
-    labels = squares((64, 64), 20).astype(np.uint16)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_labels_are_chosen(tmp_path: Path, capsys, dtype: type) -> None:
+    labels = squares((64, 64), 20).astype(dtype)
     labels[8:12, 8:12] = 2
     labels[50:53, 50:53] = 4
     write(tmp_path / "a.png", labels)
@@ -189,6 +190,10 @@ BAD = {
         "a mask must have two values: ",
     ),
     "negative.npy": (lambda path: np.save(path, np.eye(9) - 1), "a mask must hold numbers from 0"),
+    "nan.npy": (
+        lambda path: np.save(path, np.array([[0, 1, np.nan], [0, 0, np.inf]])),
+        "a mask must hold whole numbers: ",
+    ),
     "line.npy": (lambda path: np.save(path, np.ones(5)), "a mask must have 2 or 3 axes"),
     "many.npy": (lambda path: np.save(path, np.ones((2, 2, 2, 2))), "a mask must have 2 or 3 axes"),
     "words.npy": (lambda path: np.save(path, np.array([["a"]])), "a mask must have 2 or 3 axes"),
@@ -286,6 +291,11 @@ def test_advice_is_the_default_scaled(tmp_path: Path, capsys) -> None:
         assert ("Suggested, the default:" in out) == (size == 256)
         assert "Do not take the default" not in out
         assert "few regions" not in out
+
+
+def test_no_window_is_wider_than_a_third_of_the_image(tmp_path: Path, capsys) -> None:
+    write(tmp_path / "a.png", squares((40, 256), 20))
+    assert suggestion(run(capsys, tmp_path)[1]).startswith("OutlierRegionLoss(window=11, ")
 
 
 def test_advice_keeps_true_small_regions(tmp_path: Path, capsys) -> None:

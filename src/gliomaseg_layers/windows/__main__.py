@@ -15,18 +15,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 1 where a file could not be read, or none."""
     options = _parse(arguments)
     try:
-        from gliomaseg_layers.windows import _files, _measure, _report
+        from gliomaseg_layers.windows import _masks, _measure, _report, _values
     except ModuleNotFoundError as error:
         hint = "pip install 'gliomaseg_layers[metrics]'"
         return _fail(f"this needs {error.name}, which is not installed: {hint}")
     try:
         if options.figure:
-            _files.require("matplotlib.figure", "matplotlib", "--figure")
-        paths = _files.find_masks(options.folder, options.pattern)
-        masks, said, bad = _files.read_masks(
+            _values.require("matplotlib.figure", "matplotlib", "--figure")
+        paths = _masks.find_masks(options.folder, options.pattern)
+        masks, said, bad = _masks.read_masks(
             _progress(paths, "reading"), options.label, options.slices, options.resize
         )
-    except _files.CallError as error:
+    except _values.CallError as error:
         return _fail(str(error))
     for line in said[:MOST_LINES]:
         _fail(line)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gliomaseg_layers.functional import outlier_weight
 from gliomaseg_layers.metrics import RegionSizes, label_regions, region_sizes
 from gliomaseg_layers.metrics.labels import label_holes
-from gliomaseg_layers.windows._files import Mask
+from gliomaseg_layers.windows._masks import Mask
 
 DEFAULT = 21  # the loss's window, for images of 256 pixels
 SMALLEST = 9  # window

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gliomaseg_layers.windows._files import Mask, require
+from gliomaseg_layers.windows._masks import Mask
 from gliomaseg_layers.windows._measure import DEFAULT, Flags, Setting, Sizes
+from gliomaseg_layers.windows._values import require
 
 SIDES = (3, 5, 7, 11, 21, 63)  # of the squares or cubes that part the classes of size
 MUCH = 0.1  # of the truth: it is warned of where the defaults flag more
