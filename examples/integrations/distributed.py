@@ -1,6 +1,7 @@
 """torch.distributed: what two processes compute on half a batch each is what one does on all of it.
 
-Run it by `torchrun --nproc_per_node 2 distributed.py`; without torchrun it starts that itself.
+Run it by `torchrun --nproc_per_node 2 -m examples.integrations.distributed`; without torchrun it
+starts that itself.
 """
 
 import os

@@ -185,3 +185,25 @@ def test_nnunet(
         target,
         given,
     )
+
+
+def test_a_sample_without_a_pixel_is_left_out_of_our_mean_alone() -> None:
+    x, target = case((13, 17), "multiclass", 4)
+    x, labels = x.float(), target.unsqueeze(1)
+    mask = torch.tensor([True, False]).view(2, 1, 1, 1).expand_as(labels)
+    ours = DiceLoss("multiclass", smooth=SMOOTH)(x, target, mask)
+    nnunet = MemoryEfficientSoftDiceLoss(softmax_helper_dim1, False, True, SMOOTH, ddp=False)
+    torch.testing.assert_close(1 + nnunet(x, labels, loss_mask=mask), ours / 2)
+    monai = MonaiDice(
+        softmax=True, to_onehot_y=True, ignore_index=255, smooth_nr=SMOOTH, smooth_dr=SMOOTH
+    )
+    torch.testing.assert_close(monai(x, labels.masked_fill(~mask, 255)), ours / 2)
+
+
+def test_segmentation_models_counts_no_false_positives_of_an_absent_class() -> None:
+    x, target = case((13, 17), "multiclass", 4)
+    target = target.masked_fill(target == 3, 0)
+    theirs = smp.losses.DiceLoss("multiclass", smooth=SMOOTH)(x, target)
+    ours = DiceLoss("multiclass", smooth=2 * SMOOTH, batch=True, reduction="none")(x, target)
+    assert ours[3] > 0
+    torch.testing.assert_close(theirs, ours[:3].sum() / 4)
