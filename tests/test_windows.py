@@ -318,6 +318,7 @@ def test_no_setting_suits_where_the_truth_is_tiny(tmp_path: Path, capsys) -> Non
     out = run(capsys, tmp_path)[1]
     assert "OutlierRegionLoss" not in out
     assert "No setting suits: even the smallest takes 75% of the truth for noise." in out
+    assert "as volumes" in out
     assert "few regions" in out
 
 
@@ -347,6 +348,12 @@ def test_thick_slices_get_flat_windows(tmp_path: Path, capsys) -> None:
     nib.save(nib.Nifti1Image(np.moveaxis(volume, 0, 2), np.eye(4)), tmp_path / "nii" / "a.nii")
     out = run(capsys, tmp_path / "nii")[1]
     assert suggestion(out) == "OutlierRegionLoss(window=9, max_noise_size=27)"
+    tiny = np.zeros((40, 40, 40), np.uint8)
+    tiny[20, 20, 20] = 1
+    write(tmp_path / "tiny" / "a.npy", tiny)
+    out = run(capsys, tmp_path / "tiny")[1]
+    assert "No setting suits: even the smallest takes 100% of the truth for noise." in out
+    assert "as volumes" not in out
 
 
 def test_slices_are_of_volumes(tmp_path: Path, capsys) -> None:

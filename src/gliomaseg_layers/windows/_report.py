@@ -11,6 +11,7 @@ from gliomaseg_layers.windows._values import require
 
 SIDES = (3, 5, 7, 11, 21, 63)  # of the squares or cubes that part the classes of size
 MUCH = 0.1  # of the truth: it is warned of where the defaults flag more
+VOLUMES = "Slices of volumes may do better as volumes, with a window in 3-D."
 FEW = 30  # regions, of which little can be said
 
 
@@ -82,12 +83,14 @@ def flagged_part(flag: Flags, sizes: Sizes) -> float:
 def advise(tried: Sequence[Flags], default: Flags, sizes: Sizes, part: float) -> str:
     """Say what to pass to the loss and why, or why none suits."""
     chosen = suggest(tried, sizes, part)
+    hint = [VOLUMES] if len(default.setting.window) == 2 else []
     if chosen is None:
-        return (
-            f"No setting suits: even the smallest takes {flagged_part(tried[0], sizes):.0%} of the "
-            f"truth for noise.\nSlices of volumes may do better as volumes, with a window in 3-D. "
-            f"Otherwise leave the outlier\nterm out: the truth is as small as noise."
-        )
+        smallest = flagged_part(tried[0], sizes)
+        lines = [
+            f"No setting suits: even the smallest takes {smallest:.0%} of the truth for noise."
+        ]
+        leave = "Otherwise leave" if hint else "Leave"
+        return "\n".join([*lines, *hint, f"{leave} the outlier term out."])
     if chosen == default.setting:
         why = "the default"
     elif chosen == tried[-1].setting:
@@ -99,6 +102,7 @@ def advise(tried: Sequence[Flags], default: Flags, sizes: Sizes, part: float) ->
     lines = [f"Suggested, {why}:", "", f"    {line}"]
     if (flagged := flagged_part(default, sizes)) > MUCH:
         lines += ["", f"Do not take the default: it takes {flagged:.0%} of the truth for noise."]
+        lines += hint if chosen != tried[-1].setting else []
     return "\n".join(lines)
 
 
