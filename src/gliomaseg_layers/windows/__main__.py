@@ -15,13 +15,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 1 where a file could not be read, or none."""
     options = _parse(arguments)
     try:
-        from gliomaseg_layers.windows import _masks, _measure, _report, _values
+        return _run(options)
     except ModuleNotFoundError as error:
         hint = "pip install 'gliomaseg_layers[metrics]'"
         return _fail(f"this needs {error.name}, which is not installed: {hint}")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from gliomaseg_layers.windows import _masks, _measure, _report, _values
+
     try:
-        if options.figure:
-            _values.require("matplotlib.figure", "matplotlib", "--figure")
         paths = _masks.find_masks(options.folder, options.pattern)
         masks, said, bad = _masks.read_masks(
             _progress(paths, "reading"), options.label, options.slices, options.resize
@@ -95,9 +98,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0.05,
         help="of the truth that may count as noise (default: 0.05)",
     )
-    parser.add_argument(
-        "--figure", type=Path, metavar="FILE", help="draw the sizes too (needs matplotlib)"
-    )
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the sizes too")
     options = parser.parse_args(arguments)
     if options.label == ["any"]:
         options.label = []
@@ -115,10 +116,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _progress(items: Sequence[Any], word: str) -> Any:
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        return items
+    from tqdm import tqdm
+
     return tqdm(items, word, leave=False, delay=1)
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gliomaseg_layers.windows._masks import Mask
 from gliomaseg_layers.windows._measure import DEFAULT, Flags, Setting, Sizes
-from gliomaseg_layers.windows._values import require
 
 SIDES = (3, 5, 7, 11, 21, 63)  # of the squares or cubes that part the classes of size
 MUCH = 0.1  # of the truth: it is warned of where the defaults flag more
@@ -108,8 +108,10 @@ def advise(tried: Sequence[Flags], default: Flags, sizes: Sizes, part: float) ->
 
 def draw(path: Path, sizes: Sizes, axes: int, settings: dict[str, Setting]) -> None:
     """Draw how many regions and holes there are of every size, and what settings call noise."""
-    figure = require("matplotlib.figure", "matplotlib", "--figure").Figure((8, 4))
-    plot = figure.add_subplot()
+    from matplotlib.figure import Figure  # which takes long to import
+
+    figure = Figure((8, 4))
+    plot: Any = figure.add_subplot()  # whose types are narrower than what it takes
     areas, holes = sizes.all.areas, sizes.all.hole_areas
     bins = np.geomspace(0.9, 1.1 * max([*areas, *holes]), 50)
     plot.hist([areas, holes], bins, stacked=True, label=["regions", "holes"], color=["C0", "C1"])

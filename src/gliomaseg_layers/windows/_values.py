@@ -6,7 +6,6 @@ of more grey values, as after JPEG, is read as what lies above half of the large
 it is close to either end.
 """
 
-import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,16 +30,6 @@ class FileError(Exception):
     """What is wrong with one file, in one line."""
 
 
-def require(module: str, package: str, purpose: str) -> Any:
-    """Import a module that is not among the extra's packages."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise CallError(
-            f"{purpose} needs {package}, which is not installed: pip install {package}"
-        ) from error
-
-
 def read_values(path: Path, labels: Sequence[int] | None) -> tuple[Array, tuple[float, ...] | None]:
     """Return a file's numbers, of two or three axes, and the spacing of their grid if it says."""
     name = path.name.lower()
@@ -50,14 +39,16 @@ def read_values(path: Path, labels: Sequence[int] | None) -> tuple[Array, tuple[
         if kind in PICTURES:
             values = _read_picture(path, labels)
         elif kind.startswith(".nii"):
-            file = require("nibabel", "nibabel", f"reading {kind}").load(path)
+            import nibabel
+
+            file: Any = nibabel.load(path)
             values, spacing = np.asanyarray(file.dataobj), file.header.get_zooms()
         else:
             values = np.load(path, allow_pickle=False)
             if kind == ".npz":
                 with values:
                     values = values[_array_name(list(values), path)]
-    except (CallError, FileError):
+    except (CallError, FileError, ModuleNotFoundError):
         raise
     except Exception as error:  # the readers raise a dozen kinds
         raise FileError(f"unreadable: {path} ({error})") from error
@@ -110,8 +101,9 @@ def _read_picture(path: Path, labels: Sequence[int] | None) -> Array:
 
     Where the picture is equally bright throughout, its transparency is the mask.
     """
-    pillow = require("PIL.Image", "pillow", f"reading {path.suffix}")
-    with pillow.open(path) as image:
+    from PIL import Image
+
+    with Image.open(path) as image:
         if (count := getattr(image, "n_frames", 1)) > 1:
             raise FileError(f"a file must hold one mask: {path} has {count} images")
         image.load()
