@@ -164,6 +164,13 @@ def test_pictures_in_colour_and_of_a_palette(tmp_path: Path, capsys) -> None:
     assert "at most 400 pixels" in run(capsys, tmp_path, "--label", "any")[1]
     _, _, said = run(capsys, tmp_path, "--label", 1)
     assert said[0].endswith("a.png is RGB")
+    clear = np.stack([np.zeros_like(mask)] * 3 + [mask * 255], -1)  # black where it is not clear
+    Image.fromarray(clear).save(tmp_path / "a.png")
+    assert "at most 400 pixels" in run(capsys, tmp_path)[1]
+    palette = Image.fromarray(mask).convert("P")
+    palette.putpalette([0, 0, 0, 0, 0, 0])  # nothing is seen of either
+    palette.save(tmp_path / "a.png")
+    assert "at most 400 pixels" in run(capsys, tmp_path)[1]
 
 
 def test_a_mask_saved_as_jpeg_is_read_and_named(tmp_path: Path, capsys) -> None:
@@ -363,7 +370,8 @@ def test_slices_are_of_volumes(tmp_path: Path, capsys) -> None:
 
 
 def test_draws(tmp_path: Path, capsys) -> None:
-    pytest.importorskip("matplotlib")
+    write(tmp_path / "large" / "a.npy", squares((256, 256), 40))  # the default suits
+    assert run(capsys, tmp_path / "large", "--figure", tmp_path / "large.png")[0] == 0
     write(tmp_path / "masks" / "a.nii", np.stack([squares((40, 200), 3, 5, 20)] * 30, -1))
     for options in ((), ("--slices", 2)):
         figure = tmp_path / f"{len(options)}.png"

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gliomaseg_layers.windows.pictures import holds_numbers, pixel_values
+
 Array = np.ndarray[Any, Any]
-DEEP = ("1", "L", "F", "I")  # modes whose pixels are numbers
 
 
 class DataError(Exception):
@@ -50,24 +51,13 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Array:
 
 def read_values(path: Path) -> Array:
     """Return the number ``(H, W)`` that stands for each pixel of a mask."""
-    image = _open(path)
-    if image.mode.split(";")[0] in DEEP:
-        return np.asarray(image)
-    colours = np.asarray(image.convert("RGBA"))
-    brightest, alpha = colours[..., :3].max(-1), colours[..., 3]
-    numbers = np.asarray(image)
-    if image.mode == "P" and np.unique(numbers).size > np.unique(brightest).size:
-        return numbers
-    if np.ptp(brightest):
-        return np.asarray(brightest)
-    # Nothing is seen of a clear pixel.
-    return np.asarray(alpha if np.ptp(alpha) else np.minimum(brightest, alpha))
+    return pixel_values(_open(path))
 
 
 def read_numbers(path: Path) -> Array:
     """Return a map of several labels ``(H, W)``: its grey values, or the palette's numbers."""
     image = _open(path)
-    if image.mode != "P" and image.mode.split(";")[0] not in DEEP:
+    if image.mode != "P" and not holds_numbers(image):
         raise DataError(f"labels must be grey or of a palette: {path} is {image.mode}")
     return np.asarray(image)
 

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gliomaseg_layers.windows.pictures import holds_numbers, pixel_values
+
 Array = NDArray[Any]
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 ENDINGS = (*PICTURES, ".npy", ".npz", ".nii", ".nii.gz")
 # "x_mask.png", "masks/x.png", "labelsTr/x.nii.gz", "x-seg.nii.gz", but not "unlabelled/x.png".
 WORD = re.compile(r"(?<![A-Za-z])(?i:masks?|seg|segmentations?|labels?|gt)(?![a-z])")
-DEEP = ("1", "L", "F", "I")  # Pillow's modes whose pixels are numbers
 
 
 class CallError(Exception):
@@ -97,28 +98,17 @@ def foreground(
 
 
 def _read_picture(path: Path, labels: Sequence[int] | None) -> Array:
-    """Return a pixel's number, its palette's number, or its brightest channel.
-
-    Where the picture is equally bright throughout, its transparency is the mask.
-    """
     from PIL import Image
 
     with Image.open(path) as image:
         if (count := getattr(image, "n_frames", 1)) > 1:
             raise FileError(f"a file must hold one mask: {path} has {count} images")
         image.load()
-        numbers = np.asarray(image)
-        if image.mode.split(";")[0] in DEEP or (image.mode == "P" and labels is not None):
-            return numbers
+        if labels is not None and (image.mode == "P" or holds_numbers(image)):
+            return np.asarray(image)
         if labels:
             raise FileError(f"labels must be grey or of a palette: {path} is {image.mode}")
-        colours = np.asarray(image.convert("RGBA"))
-    brightest, alpha = colours[..., :3].max(-1), colours[..., 3]
-    if numbers.ndim == 2 and np.unique(numbers).size > np.unique(brightest).size:
-        return numbers
-    if np.ptp(brightest):
-        return np.asarray(brightest)
-    return np.asarray(alpha if np.ptp(alpha) else np.minimum(brightest, alpha))
+        return pixel_values(image)
 
 
 def _array_name(names: list[str], path: Path) -> str:
