@@ -81,7 +81,7 @@ def modules() -> list[str]:
     found = pkgutil.walk_packages(gliomaseg_layers.__path__, "gliomaseg_layers.", onerror=str)
     names = ["gliomaseg_layers", *(module.name for module in found)]
     if importlib.util.find_spec("torchmetrics") is None:
-        names = [name for name in names if ".metrics" not in name]
+        names = [name for name in names if name.split(".")[1:2] not in (["metrics"], ["windows"])]
     if importlib.util.find_spec("triton") is None:
         names = [name for name in names if not name.endswith(("_kernels", "_triton"))]
     return names
