@@ -161,6 +161,8 @@ def test_weights_are_looked_at(module, name, weight):
     settings = {"mode": "multilabel", name: torch.tensor([1.0, 2.0, 0.0, weight])}
     with pytest.raises(ValueError, match=f"`{name}` must be finite and >= 0, got .*{weight:g}"):
         make(module, **settings).check_values(CLASSES, ONE_HOT)
+    settings[name][3] = 0.5
+    make(module, **settings).check_values(CLASSES, ONE_HOT)
 
 
 def test_weights_of_the_dice_loss_in_a_compound_are_looked_at():

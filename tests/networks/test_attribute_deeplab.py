@@ -215,6 +215,17 @@ def test_an_encoder_that_cannot_train_on_one_image_says_what_to_do() -> None:
     network(image).sum().backward()
 
 
+def test_other_errors_of_an_encoder_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make()
+
+    def fail(image: torch.Tensor) -> None:
+        raise ValueError("not today")
+
+    monkeypatch.setattr(network.encoder, "forward", fail)
+    with pytest.raises(ValueError, match=r"^not today$"):
+        network(torch.rand(1, 3, 64, 64))
+
+
 def test_norms_are_synchronised_by_timms_converter() -> None:
     """Torch's own leaves out the activations that timm's norms apply."""
     network, x = make(), torch.randn(2, 3, 40, 50)
