@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 NO_TRITON = None if importlib.util.find_spec("triton") else "Triton is not installed"
-if torch.__version__ < "2.8":  # as versions; the Triton of 2.7 takes no tuples of constants
+# Compared as versions; the Triton of 2.7 takes no tuples of constants.
+if torch.__version__ < "2.8":  # pragma: no cover - the tests have a newer one
     NO_TRITON = f"the kernels need torch 2.8 or later, not {torch.__version__}"
 LARGEST_WINDOW = 63  # a row of it lies in three words of the kernels' bits
 MOST_LEVELS = 8
@@ -280,7 +281,7 @@ def weight_operator(
     into one loop, and so compute them anew for every pixel.
     """
     scores, window = Scores(input, mode, from_logits, valid), tuple(window)
-    if _why_not_triton(scores, window, max_noise_size, levels) is None:
+    if _why_not_triton(scores, window, max_noise_size, levels) is None:  # pragma: no cover - a GPU
         # Here, so that programs with the operator load where there is no Triton.
         from gliomaseg_layers.functional import outlier_weight_triton
 
