@@ -50,7 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.support.pretend_device import register
 
         register().__enter__()
-    torch.set_default_device(device)
+    if device != "cpu":  # a default that is set changes how every tensor is made
+        torch.set_default_device(device)
 
 
 def pytest_report_header() -> list[str]:

@@ -1,6 +1,7 @@
 """What has been found so far, a line each as it comes, and the pages made of it."""
 
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -63,7 +64,8 @@ class Report:
         ]
         if not any("outcome" in line for line in found):
             failed = sum("error" in line for line in found)
-            counts = [f"{len(found) - failed - 1} found", f"{failed} failed"]
+            ended = sum("ended" in line for line in found)
+            counts = [f"{len(found) - failed - ended} found", f"{failed} failed"]
         return f"{part}: {', '.join(counts)}; ended {self.ended(part)}"
 
     def write(self) -> None:
@@ -77,12 +79,13 @@ class Report:
                 f"gliomaseg_layers {facts.get('gliomaseg_layers')}, torch {facts.get('torch')}"
             )
             name = re.sub(r"\W+", "-", facts["device"]).strip("-").lower()
-            with (self.out / f"{name}.csv").open("w", newline="") as file:
-                rows = csv.DictWriter(file, [*COLUMNS, "device", "versions"], extrasaction="ignore")
-                rows.writeheader()
-                for line in found["fast"]:
-                    if "ratio" in line:
-                        rows.writerow(line | {"device": facts["device"], "versions": versions})
+            text = io.StringIO(newline="")
+            rows = csv.DictWriter(text, [*COLUMNS, "device", "versions"], extrasaction="ignore")
+            rows.writeheader()
+            for line in found["fast"]:
+                if "ratio" in line:
+                    rows.writerow(line | {"device": facts["device"], "versions": versions})
+            replace(self.out / f"{name}.csv", text.getvalue())
 
     def page(self, found: dict[str, list[Found]]) -> str:
         parts = [

@@ -71,7 +71,7 @@ def test_k_is_the_loss_s_own(mode, channels, share):
         references.outlier_weight(x, mode=mode, from_logits=True, levels=(0.1, 0.3, 0.5), **SMALL)
     )
     cost = outlier_region_loss(x, target, mode=mode, strength=0, reduction="none")
-    expected = cost * (1 + k.view(*k.shape, 1, 1) * weight)
+    expected = cost * (1 + k.view(*k.shape, 1, 1) * weight.to(x.device))
     found = outlier_region_loss(x, target, reduction="none", **settings)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 

@@ -105,23 +105,25 @@ def outlier_report(
         strength=strength,
         share=share,
     )
-    scores, cross_entropy = read_scores(input, mode, from_logits, mask), None
-    if target is not None:
+    cross_entropy: Tensor | None = None
+    if target is None:
+        scores = read_scores(input, mode, from_logits, mask)
+    else:
         scores, cross_entropy = labelled_cross_entropy(
             input, target, mode, from_logits, pos_weight, class_weights, ignore_index, mask
         )
-    weight = outlier_weight_of(scores, window, max_noise_size, levels)
+    weights = [outlier_weight_of(scores, window, max_noise_size, (level,)) for level in levels]
+    weight = torch.stack(weights).mean(0)
     images = weight.shape[: 1 if scores.multiclass else 2]
     k = torch.as_tensor(balance(weight, scores, strength, share)).to(weight)
     k = k.reshape(images) if k.dim() else k.expand(images)
-    flags = [outlier_weight_of(scores, window, max_noise_size, (level,)) > 0 for level in levels]
 
     def flagged_part(amount: Tensor) -> Tensor:
         """Return the part of an amount that lies on flagged pixels, ``(C, levels)``."""
         counted = keep(amount, scores.valid)
         total = counted.sum() if scores.multiclass else _sum_by_channel(counted).unsqueeze(1)
         parts = []
-        for level, flag in zip(levels, flags, strict=True):
+        for level, flag in zip(levels, [each > 0 for each in weights], strict=True):
             if scores.multiclass:
                 predicted = scores.predicted(level)
                 classes = range(input.shape[1])
