@@ -57,6 +57,7 @@ def test_the_page_shows_goals_failures_and_errors(tmp_path: Path) -> None:
     assert "| Losses: slow  | at most 1.6 | 1.7 | NO |" in page
     assert "| Losses: fast  | at most 1.6 | 1.5 | yes |" in page
     assert "| Losses: far  | at least 0.6 | 0.5 | NO |" in page
+    assert "fast: 3 found, 1 failed; ended not ended." in page
     assert "RuntimeError: no kernel" in page
     assert "assert 1 == 2" in page
     assert "needs a GPU" in page
