@@ -133,7 +133,7 @@ def check(
     x = x.detach().requires_grad_()
     value = function(x, *args, **as_read(settings))
     assert value.dtype == (F64 if x.dtype == F64 else F32)
-    upstream = (7 * random(value.shape[::-1], seed=1) - 2).to(value.dtype)
+    upstream = (7 * random(value.shape[::-1], seed=1) - 2).to(value)
     upstream = upstream.permute([*reversed(range(value.dim()))])
     (grad,) = torch.autograd.grad(value, x, upstream)
     assert grad.dtype == x.dtype
