@@ -24,12 +24,14 @@ def reduce(
     values = keep(values if weights is None else values * weights, valid)
     if reduction == "none":
         return values
+    if reduction == "mean" and weights is None and valid is None and values.numel():
+        return values.mean()
     total = values.sum()
     if reduction == "sum":
         return total
     if weights is not None:
         count = keep(weights.expand_as(values), valid).sum()
         return total / count.clamp(min=torch.finfo(count.dtype).tiny)
-    if valid is None:
-        return total / max(values.numel(), 1)
+    if valid is None:  # of no entry
+        return total
     return total / valid.expand_as(values).sum().clamp(min=1)

@@ -115,10 +115,10 @@ def dice_of(
     pooled = [axis for axis in range(probs.dim()) if axis > 1 or (batch and axis == 0)]
     both = probs.sum(pooled) + target.sum(pooled)
     if soft_label:
-        overlap = both - (probs - target).abs().sum(pooled)
+        apart = (probs - target).abs().sum(pooled)
     else:
-        overlap = 2 * (probs * target).sum(pooled)
-    loss = 1 - (overlap + smooth) / (both + smooth)
+        apart = both - 2 * (probs * target).sum(pooled)
+    loss = apart / (both + smooth)
     valid = None
     if scores.inside is not None:
         valid = scores.inside.expand_as(probs).sum(pooled) > 0

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,28 +114,32 @@ def outlier_region_loss(
     scores, cross_entropy = labelled_cross_entropy(
         input, target, mode, from_logits, pos_weight, class_weights, ignore_index, mask
     )
-    term = outlier_term(scores, cross_entropy, window, max_noise_size, levels, strength, share)
-    return reduce(cross_entropy + term, scores.valid, reduction)
+    weight = balanced_weight(scores, window, max_noise_size, levels, strength, share)
+    return reduce(cross_entropy * (1 + weight), scores.valid, reduction)
 
 
-def outlier_term(
+def outlier_term(scores: Scores, cross_entropy: Tensor, **settings: Any) -> Tensor:
+    """Return k w CE, what ``outlier_region_loss`` adds to the cross-entropy of every pixel."""
+    # 0 times infinity is NaN: a pixel of infinite cross-entropy and weight 0 has a term of 0.
+    largest = torch.finfo(cross_entropy.dtype).max
+    return balanced_weight(scores, **settings) * cross_entropy.clamp(max=largest)
+
+
+def balanced_weight(
     scores: Scores,
-    cross_entropy: Tensor,
     window: int | Sequence[int],
     max_noise_size: float | Tensor | None,
     levels: Sequence[float],
     strength: float | Tensor,
     share: float | Tensor | None,
 ) -> Tensor:
-    """Return k w CE, what ``outlier_region_loss`` adds to the cross-entropy of every pixel.
+    """Return k w of every pixel.
 
     The settings were checked. Numbers may be 0-d tensors here, so that an exported program can take
     them as inputs.
     """
     weight = outlier_weight_of(scores, window, max_noise_size, levels)
-    weight = balance(weight, scores, strength, share) * weight
-    # 0 times infinity is NaN: a pixel of infinite cross-entropy and weight 0 has a term of 0.
-    return weight * cross_entropy.clamp(max=torch.finfo(cross_entropy.dtype).max)
+    return balance(weight, scores, strength, share) * weight
 
 
 def balance(
@@ -145,10 +150,10 @@ def balance(
         return strength
     axes = tuple(range(1 if scores.multiclass else 2, weight.dim()))
     pixels: int | Tensor = math.prod([weight.shape[axis] for axis in axes])
+    total = weight.sum(axes, keepdim=True)  # where it is 0, k is the strength
     if scores.valid is not None:
         pixels = scores.valid.sum(axes, keepdim=True).to(weight.dtype)
-    # The floor acts where nothing is flagged.
-    total = weight.sum(axes, keepdim=True).clamp(min=1e-30)
+        total = total.clamp(min=1e-30)  # 0 / 0 is NaN: k is 0 where no pixel is valid
     return (share * pixels / total).clamp(max=strength)
 
 

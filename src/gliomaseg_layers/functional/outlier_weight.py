@@ -121,17 +121,10 @@ def outlier_weight_of(
     else:
         max_noise_size = math.floor(min(max_noise_size, half))
     captured = torch.compiler.is_compiling() and not isinstance(max_noise_size, Tensor)
-    if captured or _why_not_triton(scores, window, max_noise_size, levels) is None:
+    settings = (scores.mode, scores.from_logits, window, max_noise_size, levels)
+    if captured or _why_not_triton(scores.input, *settings) is None:
         # Detached: the operator has no derivative, and autograd would look for one.
-        weight: Tensor = weight_operator(
-            scores.input.detach(),
-            scores.valid,
-            scores.mode,
-            scores.from_logits,
-            window,
-            max_noise_size,
-            levels,
-        )
+        weight: Tensor = weight_operator(scores.input.detach(), scores.valid, *settings)
         return weight
     return counted_weight(scores, window, max_noise_size, levels)
 
@@ -216,26 +209,27 @@ def outlier_weight_backend(
         >>> outlier_weight_backend(torch.zeros(1, 1, 8, 8), from_logits=True)
         'torch: Triton does not serve the device cpu'
     """
-    scores = read_scores(input, mode, from_logits, None)
+    read_scores(input, mode, from_logits, None)
     check_levels("levels", levels)
     window = check_window("window", window, input.dim() - 2)
-    why = _why_not_triton(scores, window, 0, levels)
+    why = _why_not_triton(input, mode, from_logits, window, 0, levels)
     return "triton" if why is None else f"torch: {why}"
 
 
 def _why_not_triton(
-    scores: Scores,
+    input: Tensor,
+    mode: str,
+    from_logits: bool,
     window: tuple[int, ...],
     max_noise_size: int | Tensor,
     levels: Sequence[float],
 ) -> str | None:
     """Say why the kernels cannot take the place of ``counted_weight``, if they cannot."""
-    input = scores.input
     if input.device.type != "cuda":  # which ROCm's devices are called too
         return f"Triton does not serve the device {input.device}"
-    if scores.multiclass:
+    if mode == "multiclass":
         return "the kernels serve binary and multilabel mode, not multiclass"
-    if not scores.from_logits:
+    if not from_logits:
         return "the kernels read logits, not probabilities"
     if input.dim() != 4:
         return f"the kernels read images of 2 axes, not of {input.dim() - 2}"
@@ -280,12 +274,14 @@ def weight_operator(
     A program that is captured holds this one operator. A compiler would fuse the sums over windows
     into one loop, and so compute them anew for every pixel.
     """
-    scores, window = Scores(input, mode, from_logits, valid), tuple(window)
-    if _why_not_triton(scores, window, max_noise_size, levels) is None:  # pragma: no cover - a GPU
+    window = tuple(window)
+    why = _why_not_triton(input, mode, from_logits, window, max_noise_size, levels)
+    if why is None:  # pragma: no cover - a GPU
         # Here, so that programs with the operator load where there is no Triton.
         from gliomaseg_layers.functional import outlier_weight_triton
 
         return outlier_weight_triton.launch(input, valid, window, max_noise_size, levels)
+    scores = Scores(input, mode, from_logits, valid)
     return counted_weight(scores, window, max_noise_size, levels).contiguous()
 
 
