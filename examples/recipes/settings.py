@@ -19,6 +19,8 @@ CHOICES = {
     "optimizer": ("adam", "sgd"),
 }
 POSITIVE = ("size", "classes", "folds", "epochs", "batch_size", "learning_rate")
+# What the checkpoints of earlier versions lack; they were trained with the defaults.
+LATER = ("cosine_end",)
 # What the data depend on: variants that are compared see the same slices.
 SHARED = ("data", "channels", "classes", "size", "tumour_only", "parts", "folds", "seed")
 
@@ -55,10 +57,12 @@ def read_recipe(
     if name not in recipe_names(path):
         raise DataError(f"no recipe {name!r} in {path}: it has {', '.join(recipe_names(path))}")
     recipe = dict(presets[name])
-    groups: dict[str, dict[str, Settings]] = recipe.pop("compare", {})
+    groups: dict[str, dict[str, Any]] = recipe.pop("compare", {})
     if compare and compare not in groups:
         raise DataError(f"nothing to compare by {compare!r} in {name}: it has {', '.join(groups)}")
-    variants = groups.get(compare or "networks", {name: {}})
+    group = groups.get(compare or "networks", {name: {}})
+    variants = {key: its for key, its in group.items() if isinstance(its, dict)}
+    recipe |= {key: value for key, value in group.items() if key not in variants}
     small = (presets.get("smoke") or _read(PRESETS)["smoke"]) if smoke else {}
     own = dict(_change(change) for change in changes)
     made = {
@@ -110,7 +114,7 @@ def check(settings: Settings) -> Settings:
         raise DataError("'saturation' needs three channels")
     if settings["attributes"] and settings["data"] != "lgg":
         raise DataError("'attributes' come from an LGG folder's data.csv; other data have none")
-    return settings
+    return {name: defaults[name] for name in LATER} | settings
 
 
 def _read(path: Path) -> dict[str, Any]:

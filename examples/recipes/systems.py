@@ -58,7 +58,9 @@ class System(L.LightningModule):
         warmup = round(self.settings["warmup"] * steps)
         schedule: Any = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
         if self.settings["cosine"]:
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps - warmup, 1))
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+                optimizer, max(steps - warmup, 1), self.settings["cosine_end"]
+            )
         if warmup:
             rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (warmup + 1), 1.0, warmup)
             schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, schedule], [warmup])

@@ -20,7 +20,7 @@ from examples.lgg.data import DataError
 from examples.recipes.__main__ import main
 from examples.recipes.cached import _open
 from examples.recipes.checkpoints import load_checkpoint
-from examples.recipes.settings import read_recipe
+from examples.recipes.settings import LATER, read_recipe
 from examples.recipes.splits import PARTS
 from examples.recipes.systems import Segmenter
 from examples.saving.whole_files import read_saved, save_whole
@@ -189,6 +189,14 @@ def test_recipes_of_another_form(
     path = tmp_path / "other.ckpt"
     save_whole(path, saved | {"recipe": saved["recipe"] | recipe})
     assert expected in refused(path)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(good: Path, tmp_path: Path) -> None:
+    saved = torch.load(good, weights_only=True)
+    settings = {key: value for key, value in SETTINGS.items() if key not in LATER}
+    path = tmp_path / "older.ckpt"
+    save_whole(path, saved | {"recipe": saved["recipe"] | {"settings": settings}})
+    assert load_checkpoint(path, "segmenter").settings == SETTINGS
 
 
 @pytest.mark.parametrize(

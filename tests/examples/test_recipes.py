@@ -330,8 +330,74 @@ def test_a_split_by_slice_is_called_leaky(standin: Path, tmp_path: Path) -> None
 def test_every_group_of_variants_can_be_read(name: str) -> None:
     groups = tomllib.loads(PRESETS.read_text())[name]["compare"]
     assert "networks" in groups
-    for group in groups:
-        assert list(read_recipe(name, compare=group).variants) == list(groups[group])
+    for group, content in groups.items():
+        variants = read_recipe(name, compare=group).variants
+        assert list(variants) == [key for key, its in content.items() if isinstance(its, dict)]
+        for key, value in content.items():
+            if key not in variants:
+                assert all(settings[key] == value for settings in variants.values())
+
+
+# Of each recipe, and of a group of its variants.
+GIVEN: dict[tuple[str, str], dict[str, object]] = {
+    ("mu-net", ""): {
+        "channels": [2, 1],
+        "tumour_only": True,
+        "optimizer": "adam",
+        "epochs": 200,
+    },
+    ("lgg-gate", ""): {"gate": "resnet18", "pos_weight": True, "alpha": 1.0, "beta": 0.0},
+    ("msfen", ""): {
+        "size": 256,
+        "parts": [0.7, 0.15, 0.15],
+        "alpha": 0.3,
+        "beta": 0.7,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "cosine": True,
+        "cosine_end": 5e-4,
+        "epochs": 100,
+        "batch_size": 16,
+        "flip": True,
+    },
+    ("attribute-deeplab", ""): {
+        "encoder": "regnetz_040",
+        "attributes": True,
+        "alpha": 1.0,
+        "beta": 1.0,
+        "gamma": 1.0,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "seed": 23,
+        "parts": [0.7, 0.15, 0.15],
+    },
+    ("attribute-deeplab", "loss"): {"attributes": True},
+    # By their figures, these two tables were made with BCE alone.
+    ("attribute-deeplab", "attributes"): {"alpha": 1.0, "beta": 0.0, "gamma": 0.0},
+    ("attribute-deeplab", "encoders"): {"beta": 0.0, "gamma": 0.0, "attributes": False},
+}
+
+
+@pytest.mark.parametrize(("name", "group"), GIVEN)
+def test_the_presets_are_the_papers_where_these_give_them(name: str, group: str) -> None:
+    for settings in read_recipe(name, compare=group).variants.values():
+        assert GIVEN[name, group].items() <= settings.items()
+
+
+def test_the_presets_of_the_gate_are_the_slides() -> None:
+    settings = read_recipe("lgg-gate").shared
+    assert round(3929 * settings["parts"][2]) == 393
+    kept = 28, 30, 27  # the gate, U-Net and the mini
+    assert settings["epochs"] >= max(kept)
+    assert (settings["gate_epochs"] or settings["epochs"]) >= max(kept)
+
+
+def test_the_learning_rate_ends_where_it_should(standin: Path, tmp_path: Path) -> None:
+    more = ["--data", str(standin), "--epochs", "4", "--set", "cosine=true", "cosine_end=2e-4"]
+    assert smoke(tmp_path / "a", "mu-net", *more) == 0
+    rates = pd.read_csv(tmp_path / "a" / "fold-1" / "mu-net" / "metrics.csv")["learning_rate"]
+    assert rates.is_monotonic_decreasing
+    assert rates.iloc[-1] == pytest.approx(2e-4)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,9 @@ class ASPP(nn.Module):
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range, or the input has another shape.
 
+    [WAN23] gives the branches, the rates and the 256 channels (3.2.3, 3.3). What it does not say,
+    norms and dropout, is torchvision's.
+
     Source: [WAN23] 3.2.3, after DeepLabv3+.
 
     Example:

@@ -51,7 +51,10 @@ class ChannelAttention(nn.Module):
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range, or the input has another shape.
 
-    Source: [ZHANG-MSF] figure 3; [WANG-MSFEN] 2.2.
+    [ZHANG-MSF] pools by means and does not describe the bottleneck; [WANG-MSFEN] says no more than
+    that there is channel attention. We chose the bottleneck of squeeze-and-excitation.
+
+    Source: [ZHANG-MSF] 2.2; [WANG-MSFEN] 2.2.
 
     Example:
         >>> import torch
@@ -150,7 +153,9 @@ class SpatialAttention(nn.Module):
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range, or the input has another shape.
 
-    Source: [ZHANG-MSF] figure 3; [WANG-MSFEN] 2.2.
+    [ZHANG-MSF] gives the two pools. We chose the convolution, CBAM's.
+
+    Source: [ZHANG-MSF] 2.2; [WANG-MSFEN] 2.2.
 
     Example:
         >>> import torch

@@ -37,6 +37,10 @@ class AttributeEncoder(nn.Module):
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range, or the input has another shape.
 
+    [WAN23] gives the MLP and its output, 3 channels on a grid with a sixteenth of the image's
+    sides. We chose the hidden layers, and one grid for images of all sizes, 16 x 16, which an image
+    of 256 x 256 has.
+
     Source: [WAN23] 3.2.2.
 
     Example:

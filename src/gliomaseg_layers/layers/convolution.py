@@ -51,7 +51,7 @@ class DepthwiseSeparableConv(nn.Sequential):
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range, or the input has another shape.
 
-    Source: [WANG-MSFEN] 2.2.
+    Source: [WANG-MSFEN], which names it in its abstract and in section 1.
 
     Example:
         >>> import torch
@@ -131,6 +131,10 @@ class MultiScaleConv(nn.Module):
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range, or the input has another shape.
+
+    [WANG-MSFEN] gives the three kernel sizes, concatenation, channel attention with a sigmoid,
+    spatial attention and the residual. We chose their order, the 1 x 1 convolutions, and depthwise
+    separable branches.
 
     Source: [WANG-MSFEN] 2.2.
 

@@ -61,6 +61,10 @@ class MultiScaleFusion(nn.Module):
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range, or shapes do not fit.
 
+    [ZHANG-MSF] gives the two equations. We chose a single number for each of :math:`p_1`,
+    :math:`p_2` and :math:`p_3`, where they begin, and what to do with maps of other grids or
+    channels.
+
     Source: [ZHANG-MSF] eq. 1-2.
 
     Example:

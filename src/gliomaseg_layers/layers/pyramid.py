@@ -52,7 +52,9 @@ class SpatialPyramidPooling(nn.Module):
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range, or the input has another shape.
 
-    Source: [WANG-MSFEN] 2.2, after the pyramid pooling of PSPNet.
+    [WANG-MSFEN] names it in its abstract alone. We took the pyramid pooling of PSPNet.
+
+    Source: [WANG-MSFEN], after PSPNet.
 
     Example:
         >>> import torch

@@ -27,9 +27,10 @@ class AttributeDeepLab(nn.Module):
     concatenated to the deep map before :class:`~gliomaseg_layers.ASPP`. The decoder of DeepLabv3+
     merges the result with the shallow map. A patient without attributes gets a learned map instead.
 
-    We chose the learned map; the ASPP's 256 channels and its rates 6, 12 and 18, scaled with the
-    stride so that they reach as far in the image; and the decoder's widths, those of DeepLabv3+ (48
-    for the shallow map, two 3 x 3 convolutions of 256).
+    The paper gives both maps and their channels, the attributes' 3, and the ASPP's 256 with its
+    rates 6, 12 and 18. We chose the learned map; how the rates change with another stride, so that
+    they reach as far in the image; and the decoder's widths, those of DeepLabv3+: 48 for the
+    shallow map, and two 3 x 3 convolutions of 256, where the paper's text has one.
 
     Cost of ``AttributeDeepLab(attributes=20)`` on 256 x 256: 32,257,145 parameters, 12,899,028,352
     multiply-adds.

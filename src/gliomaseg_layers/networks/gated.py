@@ -36,7 +36,8 @@ class GatedSegmenter(nn.Module):
     augmentation, a window without a tumour is one vote against it in the mean: average
     probabilities rather than logits, so that no window has more than its vote.
 
-    The paper does not say what an empty mask or the output in training is; we chose both.
+    The paper trains the two apart. It does not say what the threshold, an empty mask or the output
+    in training is; we chose all three.
 
     Args:
         classifier: any module from images to one logit each, ``(N,)`` or ``(N, 1)``.

@@ -15,8 +15,10 @@ class MUNet(UNet):
     level below. The convolution after it has half as many input channels as that of a U-Net. The
     default image has two channels, T1 after contrast and T2-FLAIR.
 
-    We chose the widths, those of :class:`UNet`, and a transposed convolution before each fusion, so
-    that both maps have the same grid and width.
+    The paper gives the two sequences, four halvings of the grid and the fusion. We chose the
+    widths, those of :class:`UNet`; a transposed convolution before each fusion, so that both maps
+    have the same grid and width; and the skip connection as the shallow map, where the paper calls
+    both maps the decoder's.
 
     Cost of ``MUNet()`` on 256 x 256: 27,948,565 parameters, 38,474,535,424 multiply-adds. Cost of
     ``MUNet.mini()`` on 256 x 256: 1,749,976 parameters, 2,427,597,472 multiply-adds.
@@ -34,7 +36,7 @@ class MUNet(UNet):
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range, or the input has another shape.
 
-    Source: [ZHANG-MSF].
+    Source: [ZHANG-MSF] 2.2.
 
     Example:
         >>> import torch

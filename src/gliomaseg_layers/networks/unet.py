@@ -16,9 +16,9 @@ class UNet(UShape):
     grid is halved by a 2 x 2 max pool and doubled by a 2 x 2 transposed convolution. ``fusion``
     says how the decoder merges a skip connection with the map from the level below.
 
-    [LGG-GATE] gives the sizes, 31 M and 1.8 M parameters. We chose the batch norms, the transposed
-    convolutions and the widths of :meth:`mini`, a quarter of the large network's, with 1.94 M
-    parameters.
+    [LGG-GATE] gives the sizes, 31 M and 1.8 M parameters. Its text has no more; the pictures were
+    not at hand. We chose the widths, those of the first U-Net, with 31.0 M; the widths of
+    :meth:`mini`, a quarter of them, with 1.94 M; the batch norms; and the transposed convolutions.
 
     Cost of ``UNet()`` on 256 x 256: 31,037,633 parameters, 48,167,387,136 multiply-adds. Cost of
     ``UNet.mini()`` on 256 x 256: 1,942,577 parameters, 3,032,481,792 multiply-adds.
