@@ -10,8 +10,9 @@ from gliomaseg_layers.functional import outlier_weight_triton as kernels
 
 CHOICES = {
     "WORDS": (16, 32, 64, 128, 256),
-    "ROWS": (8, 16, 32, 64, 128),
-    "COLUMNS": (64, 128, 256, 512, 1024),
+    "COLUMNS": (64, 128, 256, 512),
+    "ROWS": (32, 64, 128, 256),
+    "PROGRAMS": (128, 256, 512, 1024, 2048),
     "warps to pack": (1, 2, 4, 8),
     "warps to count": (1, 2, 4, 8, 16),
 }
@@ -47,7 +48,7 @@ def launcher(x: Any, changed: dict[str, int], original: dict[str, Any]) -> Calla
 
 def measure(tell: Tell, rehearse: bool) -> None:
     """Change one setting after the other, keep what is faster by more than 2 %, and say so."""
-    names = ["WORDS", "ROWS", "COLUMNS", *WARPS.values()]
+    names = ["WORDS", "COLUMNS", "ROWS", "PROGRAMS", *WARPS.values()]
     original = {name: getattr(kernels, name) for name in names}
     for full in SHAPES[:1] if rehearse else SHAPES:
         full = "1x1x16x40" if rehearse else full

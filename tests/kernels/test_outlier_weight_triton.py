@@ -68,8 +68,8 @@ def check(x, valid=None, *, window=(3, 7), max_noise_size=5, levels=(0.1, 0.5), 
         ((1, 1, 43, 1), (7, 7), True),
         ((2, 2, 19, 23), (7, 7), True),
         ((1, 1, 5, 7), (63, 63), True),  # smaller than the window
-        ((1, 1, 67, 3), (7, 5), True),  # three tiles of rows
-        ((1, 1, 33, 257), (3, 3), True),  # two tiles of both
+        ((1, 1, 67, 3), (7, 5), True),  # nine tiles of rows
+        ((1, 1, 33, 257), (3, 3), True),  # tiles of rows and of columns
         ((1, 1, 2, 2145), (1, 63), True),  # rows of many words
         ((1, 1, 9, 70), (1, 1), False),
         ((1, 2, 9, 70), (5, 1), True),
@@ -91,6 +91,14 @@ def test_images_and_windows_as_wide_as_words(width):
     for window in (29, 31, 33, 63):
         check(x, window=(3, window), max_noise_size=40)
         check(-x, window=(3, window), max_noise_size=40)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_a_program_walks_far_down_a_large_image(masked, monkeypatch):
+    monkeypatch.setattr(outlier_weight_triton, "PROGRAMS", 1)  # for a small one it would not
+    shape = (1, 1, 300, 32)
+    valid = (random(shape) > 0.2).to(DEVICE) if masked else None
+    check(logits(shape), valid, window=(7, 7), max_noise_size=9)
 
 
 def test_more_images_than_a_grid_has_on_its_second_axis():

@@ -114,7 +114,7 @@ def outlier_region_loss(
     scores, cross_entropy = labelled_cross_entropy(
         input, target, mode, from_logits, pos_weight, class_weights, ignore_index, mask
     )
-    weight = balanced_weight(scores, window, max_noise_size, levels, strength, share)
+    weight = _balanced_weight(scores, window, max_noise_size, levels, strength, share)
     return reduce(cross_entropy * (1 + weight), scores.valid, reduction)
 
 
@@ -122,10 +122,10 @@ def outlier_term(scores: Scores, cross_entropy: Tensor, **settings: Any) -> Tens
     """Return k w CE, what ``outlier_region_loss`` adds to the cross-entropy of every pixel."""
     # 0 times infinity is NaN: a pixel of infinite cross-entropy and weight 0 has a term of 0.
     largest = torch.finfo(cross_entropy.dtype).max
-    return balanced_weight(scores, **settings) * cross_entropy.clamp(max=largest)
+    return _balanced_weight(scores, **settings) * cross_entropy.clamp(max=largest)
 
 
-def balanced_weight(
+def _balanced_weight(
     scores: Scores,
     window: int | Sequence[int],
     max_noise_size: float | Tensor | None,

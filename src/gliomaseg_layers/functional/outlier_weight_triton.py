@@ -2,8 +2,9 @@
 
 1. ``_pack_kernel`` reads the logits once and packs the colours of every level to bits: 32 pixels to
    a word, and a row between words of zeros. A mask is packed likewise.
-2. ``_count_kernel`` walks down the image and keeps the count of white pixels in every column's
-   window: a row enters below and one leaves above, each by a population count of its bits.
+2. ``_count_kernel`` walks down the image and keeps, for every level, the count of white pixels in
+   every column's window: a row enters below and one leaves above, each by a population count of its
+   bits.
 
 The counts are exact, so the weight is that of the definition, bit for bit.
 """
@@ -19,9 +20,10 @@ from torch import Tensor
 
 __all__ = ["launch"]
 
-WORDS = 64  # that a program packs
-ROWS = 32  # that a program walks down at most
-COLUMNS = 256  # that it takes at most
+WORDS = 32  # that a program packs
+COLUMNS = 128  # that it walks down at most
+ROWS = 128  # and how far at most: before its first row it counts a whole window
+PROGRAMS = 512  # that there should be, if that leaves it 8 rows: an H100 runs 132 and more at once
 
 
 @triton.jit
@@ -68,22 +70,20 @@ def _pack_kernel(
 
 
 @triton.jit
-def _row_count(
-    plane, row, height, words, column, inside, RADIUS: tl.constexpr, NATIVE: tl.constexpr
-):
+def _row_count(plane, row, height, words, column, seen, RADIUS: tl.constexpr, NATIVE: tl.constexpr):
     """Count the ones of a row that the windows around some columns hold."""
     first = column - RADIUS + 32  # a row begins with a word of zeros
     at = plane + row.to(tl.int64) * words + (first >> 5)
     shift = (first & 31).to(tl.uint32)
-    rows = row + tl.zeros_like(column)
-    inside = inside & (rows >= 0) & (rows < height)
-    low = tl.load(at, mask=inside, other=0).to(tl.uint32, bitcast=True)
-    middle = tl.load(at + 1, mask=inside, other=0).to(tl.uint32, bitcast=True)
+    rows = row + tl.zeros_like(column)  # the interpreter takes no scalar for a mask
+    seen = seen & (rows >= 0) & (rows < height)
+    low = tl.load(at, mask=seen, other=0).to(tl.uint32, bitcast=True)
+    middle = tl.load(at + 1, mask=seen, other=0).to(tl.uint32, bitcast=True)
     bits = (low >> shift) | ((middle << 1) << (31 - shift))
     if 2 * RADIUS + 1 < 32:
         count = _popcount(bits & ((1 << (2 * RADIUS + 1)) - 1), NATIVE)
     else:
-        high = tl.load(at + 2, mask=inside, other=0).to(tl.uint32, bitcast=True)
+        high = tl.load(at + 2, mask=seen, other=0).to(tl.uint32, bitcast=True)
         more = (middle >> shift) | ((high << 1) << (31 - shift))
         more = more & ((1 << (2 * RADIUS + 1 - 32)) - 1)
         count = _popcount(bits, NATIVE) + _popcount(more, NATIVE)
@@ -91,56 +91,70 @@ def _row_count(
 
 
 @triton.jit
-def _bit(plane, row, words, column, inside):
-    word = tl.load(plane + row.to(tl.int64) * words + (column >> 5) + 1, mask=inside, other=0)
+def _move(
+    counts, plane, area, row, height, words, column, seen,
+    SIGN: tl.constexpr, RADIUS: tl.constexpr, NATIVE: tl.constexpr,
+):  # fmt: skip
+    """Let a row enter the windows around some columns, or leave them, in every plane."""
+    moved = ()
+    for i in tl.static_range(len(counts)):
+        count = _row_count(plane, row, height, words, column, seen, RADIUS, NATIVE)
+        moved += (counts[i] + SIGN * count,)
+        plane = plane + area  # a product might not fit in 32 bits
+    return moved
+
+
+@triton.jit
+def _bit(plane, row, words, column, seen):
+    word = tl.load(plane + row.to(tl.int64) * words + (column >> 5) + 1, mask=seen, other=0)
     return ((word >> (column & 31)) & 1) != 0
 
 
 @triton.jit
 def _count_kernel(
     planes, weight, height, width, words, area, row_tiles, column_tiles, largest,
-    LEVELS: tl.constexpr, LEVELS_BLOCK: tl.constexpr, MASKED: tl.constexpr,
+    LEVELS: tl.constexpr, MASKED: tl.constexpr,
     RADIUS_Y: tl.constexpr, RADIUS_X: tl.constexpr, NATIVE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
-    column = (tile % column_tiles * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    column = tile % column_tiles * COLUMNS + tl.arange(0, COLUMNS)
     first = tile // column_tiles % row_tiles * ROWS
     image = (tile // (column_tiles * row_tiles)).to(tl.int64)
-    level = tl.arange(0, LEVELS_BLOCK)[:, None]
-    nought = tl.zeros_like(column)  # the interpreter takes no scalar for a mask
+    nought = tl.zeros_like(column)
     seen = column < width
-    inside = seen & (level < LEVELS)
-    plane = planes + (image * (LEVELS + MASKED) + level) * area
+    plane = planes + image * (LEVELS + MASKED) * area
     valid = planes + (image * (LEVELS + MASKED) + LEVELS) * area
     across = tl.minimum(column + RADIUS_X, width - 1) - tl.maximum(column - RADIUS_X, 0) + 1
-    white = tl.zeros([LEVELS_BLOCK, COLUMNS], tl.int32)  # pixels in the window, and so is `size`
-    size = tl.zeros([1, COLUMNS], tl.int32)
+    counts = ()  # of the ones in the window: white pixels at every level, then those of the image
+    for _ in tl.static_range(LEVELS + MASKED):
+        counts += (nought,)
     for step in range(-RADIUS_Y, RADIUS_Y):
-        white += _row_count(plane, first + step, height, words, column, inside, RADIUS_X, NATIVE)
-        if MASKED:
-            size += _row_count(valid, first + step, height, words, column, seen, RADIUS_X, NATIVE)
+        row = first + step
+        counts = _move(counts, plane, area, row, height, words, column, seen, 1, RADIUS_X, NATIVE)
     for step in range(ROWS):
         row = first + step
-        here = seen & (row + nought < height)
         below, above = row + RADIUS_Y, row - RADIUS_Y
-        white += _row_count(plane, below, height, words, column, inside, RADIUS_X, NATIVE)
-        flagged = here & inside
+        counts = _move(counts, plane, area, below, height, words, column, seen, 1, RADIUS_X, NATIVE)
+        here = seen & (row + nought < height)
         if MASKED:
-            size += _row_count(valid, below, height, words, column, seen, RADIUS_X, NATIVE)
-            flagged = flagged & _bit(valid, row, words, column, here)
+            size = counts[LEVELS]
+            inside = _bit(valid, row, words, column, here)
         else:
             size = across * (tl.minimum(below, height - 1) - tl.maximum(above, 0) + 1)
-        is_white = _bit(plane, row, words, column, here & inside)
-        same = tl.where(is_white, white, size - white)
-        flagged = flagged & (same <= largest) & (2 * same <= size)
+            inside = here
         # As the definition: integers over all levels, then one division, rounded correctly.
-        others = tl.sum(tl.where(flagged, size - same, 0), 0)[None, :].to(tl.float32)
-        share = tl.math.div_rn(others, (LEVELS * tl.maximum(size, 1)).to(tl.float32))
+        others, level = nought, plane
+        for i in tl.static_range(LEVELS):
+            same = tl.where(_bit(level, row, words, column, here), counts[i], size - counts[i])
+            flagged = inside & (same <= largest) & (2 * same <= size)
+            others += tl.where(flagged, size - same, 0)
+            level = level + area
+        share = tl.math.div_rn(others.to(tl.float32), (LEVELS * tl.maximum(size, 1)).to(tl.float32))
         tl.store(weight + (image * height + row) * width + column, share, mask=here)
-        white -= _row_count(plane, above, height, words, column, inside, RADIUS_X, NATIVE)
-        if MASKED:
-            size -= _row_count(valid, above, height, words, column, seen, RADIUS_X, NATIVE)
+        counts = _move(
+            counts, plane, area, above, height, words, column, seen, -1, RADIUS_X, NATIVE
+        )
 
 
 def launch(
@@ -165,7 +179,8 @@ def launch(
     weight = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
     tiles = triton.cdiv(area, WORDS)
     columns = min(max(triton.next_power_of_2(width), 32), COLUMNS)
-    rows = min(triton.next_power_of_2(height), ROWS)
+    rows = max(triton.next_power_of_2(logits.numel() // (PROGRAMS * columns)), 8)
+    rows = min(rows, ROWS, triton.next_power_of_2(height))
     row_tiles, column_tiles = triton.cdiv(height, rows), triton.cdiv(width, columns)
     # Triton launches on the current device.
     with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
@@ -177,7 +192,7 @@ def launch(
         )  # fmt: skip
         _count_kernel[(images * row_tiles * column_tiles,)](
             planes, weight, height, width, words, area, row_tiles, column_tiles, max_noise_size,
-            LEVELS=len(levels), LEVELS_BLOCK=triton.next_power_of_2(len(levels)), MASKED=masked,
+            LEVELS=len(levels), MASKED=masked,
             RADIUS_Y=window[0] // 2, RADIUS_X=window[1] // 2,
             NATIVE=logits.is_cuda and torch.version.hip is None,
             ROWS=rows, COLUMNS=columns,
