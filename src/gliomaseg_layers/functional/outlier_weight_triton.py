@@ -99,7 +99,7 @@ def _move(
     moved = ()
     for i in tl.static_range(len(counts)):
         count = _row_count(plane, row, height, words, column, seen, RADIUS, NATIVE)
-        moved += (counts[i] + SIGN * count,)
+        moved += (counts[i] + SIGN * count,)  # type: ignore[assignment]
         plane = plane + area  # a product might not fit in 32 bits
     return moved
 
@@ -128,7 +128,7 @@ def _count_kernel(
     across = tl.minimum(column + RADIUS_X, width - 1) - tl.maximum(column - RADIUS_X, 0) + 1
     counts = ()  # of the ones in the window: white pixels at every level, then those of the image
     for _ in tl.static_range(LEVELS + MASKED):
-        counts += (nought,)
+        counts += (nought,)  # type: ignore[assignment]
     for step in range(-RADIUS_Y, RADIUS_Y):
         row = first + step
         counts = _move(counts, plane, area, row, height, words, column, seen, 1, RADIUS_X, NATIVE)
