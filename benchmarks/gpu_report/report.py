@@ -33,8 +33,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
-def number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def number(value: Any, digits: int = 3) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 class Report:
@@ -69,7 +69,7 @@ class Report:
         return f"{part}: {', '.join(counts)}; ended {self.ended(part)}"
 
     def write(self) -> None:
-        """Write results.json, report.md and the CSV of the measured tables."""
+        """Write results.json, report.md and, to be published, a short page and a CSV."""
         found = {part: self.found(part) for part in self.parts}
         replace(self.out / "results.json", json.dumps(found, indent=1))
         replace(self.out / "report.md", self.page(found))
@@ -84,21 +84,27 @@ class Report:
             rows.writeheader()
             for line in found["fast"]:
                 if "ratio" in line:
+                    line = {key: number(value, 4) for key, value in line.items()}
                     rows.writerow(line | {"device": facts["device"], "versions": versions})
             replace(self.out / f"{name}.csv", text.getvalue())
+            replace(self.out / f"{name}.md", self.page(found, f"Measured on {facts['device']}"))
 
-    def page(self, found: dict[str, list[Found]]) -> str:
+    def page(self, found: dict[str, list[Found]], short: str = "") -> str:
+        """Return the whole report, or under a title of its own what a reader wants of it."""
         parts = [
-            "# GPU report" + ", rehearsed on a CPU: no figure here is of a GPU" * self.rehearse
+            f"# {short or 'GPU report'}"
+            + ", rehearsed on a CPU: no figure here is of a GPU" * self.rehearse
         ]
         parts += [f"{self.summary(part)}." for part in self.parts if found[part]]
         facts = [(line["fact"], line["value"]) for line in found["machine"] if "fact" in line]
         parts += ["## The machine", table(["", ""], facts)]
         parts += ["## Goals", self.goals(found["fast"])]
         for part in ("right", "core"):
-            parts += [f"## Checks: {part}", *self.checks(found[part])]
+            # The first is the table; why a check failed is for those who mend it.
+            parts += [f"## Checks: {part}", *self.checks(found[part])[: 1 if short else None]]
         parts += ["## Times", *self.times(found["fast"])]
-        parts += ["## Tuning", *self.times(found["tuned"])]
+        if not short:
+            parts += ["## Tuning", *self.times(found["tuned"])]
         return "\n\n".join(parts) + "\n"
 
     def goals(self, found: list[Found]) -> str:

@@ -190,8 +190,8 @@ class Cases:
             return self.pairs(stepping(functions[name]), stepping(functions["concat + 1x1"]))
 
         title = "The fusion, forward and backward"
-        row = f"{shape}, {name}"
-        self.case(title, row, f"Over concat + 1x1, {how}", make, column=how, **more)
+        row, over = f"{shape}, {name}", "Over concat + 1x1, eager or compiled likewise"
+        self.case(title, row, over, make, column=how, **more)
 
     def profile(self, full: str) -> None:
         """Note which kernels the default loss spends its time in."""

@@ -65,6 +65,11 @@ def test_the_page_shows_goals_failures_and_errors(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "results.json").read_text())["fast"]) == 4
     rows = (tmp_path / "some-gpu-80-gb.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows] == ["row", "slow", "fast", "far"]
+    short = (tmp_path / "some-gpu-80-gb.md").read_text()
+    assert short.startswith("# Measured on Some GPU, 80 GB\n")
+    assert "| Losses: slow  | at most 1.6 | 1.7 | NO |" in short
+    assert "a.py | 1 | 1 | 1" in short
+    assert "assert 1 == 2" not in short
 
 
 def test_a_run_out_of_time_leaves_a_report_and_is_not_right(tmp_path: Path) -> None:
@@ -76,9 +81,7 @@ def test_a_run_out_of_time_leaves_a_report_and_is_not_right(tmp_path: Path) -> N
     page = (tmp_path / "report.md").read_text()
     assert "rehearsed on a CPU" in page
     assert "ended out of time" in page
-    assert (
-        len(list(tmp_path.iterdir())) <= len(PARTS) + 3
-    )  # the logs, and the report in three forms
+    assert len(list(tmp_path.iterdir())) <= len(PARTS) + 4  # the logs, and the report in four forms
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="looks for the message where there is no GPU")
