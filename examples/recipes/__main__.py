@@ -67,6 +67,7 @@ def run_training(options: argparse.Namespace, scratch: Path) -> None:
         options.recipe,
         path=options.presets,
         compare=options.compare,
+        only=options.variants,
         changes=[*options.set, *(f"{key}={own[key]}" for key in own if own[key] is not None)],
         smoke=options.smoke,
     )
@@ -183,6 +184,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--split-file", type=Path, help="folds of nnU-Net (splits_final.json) or MONAI (datalist)")
     add("--fold", type=int, help="this fold alone, as the split file numbers it, else from 1")
     add("--compare", default="", help="group of variants in the presets; networks if unset")
+    add("--variants", nargs="+", default=[], metavar="NAME", help="of the group; all if unset")
     add("--set", nargs="+", default=[], metavar="SETTING=VALUE", help="change settings")
     add("--epochs", type=int, help="of every variant; the presets' if unset")
     add("--folds", type=int, help="above 1: K-fold; the presets' if unset")

@@ -6,7 +6,7 @@ BraTS cases are padded or cut to a size, and a user's own images resized.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -55,6 +55,9 @@ class CachedSource:
             _open(self._path(item.case, kind))[item.number] for kind in ("images", "labels")
         )
         return torch.tensor(image).float(), torch.tensor(label).long(), torch.empty(0)
+
+    def variant(self, settings: Settings) -> Self:
+        return self  # there are no attributes
 
     def _path(self, case: str, kind: str) -> Path:
         return self.cache / f"{self.stems[case]}-{kind}.npy"

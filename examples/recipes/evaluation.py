@@ -46,6 +46,7 @@ def evaluate(system: Segmenter, source: Source, items: Sequence[Item]) -> dict[s
             inside = torch.tensor(members)
             predicted, true = torch.isin(found, inside), torch.isin(labels, inside)
             row = {"case": case, "region": region} | overlaps(predicted, true)
+            row |= accuracies(predicted, true)
             row["hd95"] = float("nan") if gaps else hausdorff(predicted, true, source.spacing)
             result["cases"].append(row)
             result["slices"] += list(_slice_rows(case, region, predicted, true, source.spacing))
@@ -106,19 +107,33 @@ def batches(
 
 def overlaps(predicted: Tensor, true: Tensor) -> dict[str, float]:
     """Return Dice (which is F1), IoU, precision and recall; what is 0 / 0 is 1."""
-    tp, fp, _, fn, _ = binary_stat_scores(
-        predicted.int().flatten(), true.int().flatten(), validate_args=False
-    ).tolist()
-
-    def ratio(part: int, whole: int) -> float:
-        return part / whole if whole else 1.0
-
+    tp, fp, _, fn = _counts(predicted, true)
     return {
-        "dice": ratio(2 * tp, 2 * tp + fp + fn),
-        "iou": ratio(tp, tp + fp + fn),
-        "precision": ratio(tp, tp + fp),
-        "recall": ratio(tp, tp + fn),
+        "dice": _ratio(2 * tp, 2 * tp + fp + fn),
+        "iou": _ratio(tp, tp + fp + fn),
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
     }
+
+
+def accuracies(predicted: Tensor, true: Tensor) -> dict[str, float]:
+    """Return overall accuracy, and the means of accuracy and IoU over region and background."""
+    tp, fp, tn, fn = _counts(predicted, true)
+    return {
+        "accuracy": _ratio(tp + tn, tp + fp + tn + fn),
+        "macc": (_ratio(tp, tp + fn) + _ratio(tn, tn + fp)) / 2,
+        "miou": (_ratio(tp, tp + fp + fn) + _ratio(tn, tn + fp + fn)) / 2,
+    }
+
+
+def _counts(predicted: Tensor, true: Tensor) -> list[int]:
+    """Return the numbers of true and false positives, and of true and false negatives."""
+    flat = predicted.int().flatten(), true.int().flatten()
+    return binary_stat_scores(*flat, validate_args=False).tolist()[:4]
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0
 
 
 def hausdorff(predicted: Tensor, true: Tensor, spacing: Sequence[float] | None) -> float:

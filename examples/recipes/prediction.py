@@ -77,7 +77,9 @@ def predict(
             if system.settings["data"] == "brats":
                 _predict_case(system, each, *parts)
             else:
-                _predict_image(system, each, attributes_of(each[0], table), *parts, tiles=tiles)
+                # The position comes last: a network that was trained without it takes the others.
+                known = attributes_of(each[0], table)[:, : len(system.recipe["columns"])]
+                _predict_image(system, each, known, *parts, tiles=tiles)
     return [path for paths in targets for path in paths]
 
 

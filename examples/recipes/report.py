@@ -61,7 +61,8 @@ def write_report(
         "repeated here.",
         "## Training",
         markdown_table(pd.DataFrame(trainings).T, {"seconds": 1, "best epoch": 0}),
-        "Validation figures are of the epoch whose checkpoint was kept, over all pixels together.",
+        "Validation figures are of the epoch whose checkpoint was kept, over all pixels together. "
+        "The change of mIoU is the mean from one epoch to the next, without its sign.",
         "## Dice with smoothing",
         markdown_table(_smoothed(results), {}),
         "(2 |XY| + 1) / (|X| + |Y| + 1) of every slice, all labels as one.",
@@ -177,7 +178,7 @@ def draw_overlays(
         layout="constrained",
     )
     for column, (name, system) in enumerate(systems.items()):
-        probs, labels = predict_items(system, source, items)
+        probs, labels = predict_items(system, source.variant(system.settings), items)
         found = system.output.labels(probs)
         for row, item in enumerate(items):
             axis = axes[row][column]
@@ -216,9 +217,11 @@ def training_facts(history: pd.DataFrame, network: torch.nn.Module, weights: str
         "weights at the start": weights,
         "epochs": len(history),
         "best epoch": int(best["epoch"]),
+        "loss": float(best["val_loss"]),
         "accuracy": float(best["val_accuracy"]),
         "mAcc": float(best["val_macc"]),
         "mIoU": float(best["val_miou"]),
+        "change of mIoU": float(history["val_miou"].diff().abs().mean()),
         "Dice": float(best["val_dice"]),
         "seconds": float(history["seconds"].sum()),
     }

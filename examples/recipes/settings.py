@@ -14,13 +14,27 @@ PRESETS = Path(__file__).with_name("recipes.toml")
 CHOICES = {
     "data": ("lgg", "brats", "folder"),
     "mode": ("", "multilabel"),
-    "network": ("u-net", "u-net-mini", "mu-net", "msfen", "fcn", "attribute-deeplab"),
+    "network": (
+        *("u-net", "u-net-mini", "mu-net", "mu-net-mini"),
+        *("msfen", "fcn", "attribute-deeplab"),
+    ),
+    "attribute_set": ("all", "genomics", "clinical", "position"),
     "outlier": ("region", "density"),
     "optimizer": ("adam", "sgd"),
 }
+FUSION = ("channel-attention", "spatial-attention", "attention")
+# What can be taken away from a network.
+TAKEN = {
+    "mu-net": FUSION,
+    "mu-net-mini": FUSION,
+    "msfen": (
+        *("modality-attention", "channel-attention", "spatial-attention"),
+        *("scales", "residual", "separable", "pyramid"),
+    ),
+}
 POSITIVE = ("size", "classes", "folds", "epochs", "batch_size", "learning_rate")
 # What the checkpoints of earlier versions lack; they were trained with the defaults.
-LATER = ("cosine_end",)
+LATER = ("cosine_end", "without", "attribute_set", "attribute_shuffle")
 # What the data depend on: variants that are compared see the same slices.
 SHARED = ("data", "channels", "classes", "size", "tumour_only", "parts", "folds", "seed")
 
@@ -48,10 +62,14 @@ def read_recipe(
     *,
     path: Path = PRESETS,
     compare: str = "",
+    only: Sequence[str] = (),
     changes: Sequence[str] = (),
     smoke: bool = False,
 ) -> Recipe:
-    """Read a recipe; ``changes`` of the form ``key=value`` come last and go to every variant."""
+    """Read a recipe; ``changes`` of the form ``key=value`` come last and go to every variant.
+
+    ``only`` names the variants that are kept; all are if it is empty.
+    """
     presets = _read(path)
     defaults = _read(PRESETS)["defaults"] | presets.get("defaults", {})
     if name not in recipe_names(path):
@@ -63,6 +81,10 @@ def read_recipe(
     group = groups.get(compare or "networks", {name: {}})
     variants = {key: its for key, its in group.items() if isinstance(its, dict)}
     recipe |= {key: value for key, value in group.items() if key not in variants}
+    for variant in only:
+        if variant not in variants:
+            raise DataError(f"no variant {variant!r} in {name}: it has {', '.join(variants)}")
+    variants = {key: its for key, its in variants.items() if not only or key in only}
     small = (presets.get("smoke") or _read(PRESETS)["smoke"]) if smoke else {}
     own = dict(_change(change) for change in changes)
     made = {
@@ -89,6 +111,12 @@ def check(settings: Settings) -> Settings:
             raise DataError(f"{key!r} must be one of {', '.join(CHOICES[key])}, got {value!r}")
         if (key in POSITIVE and not value > 0) or (not isinstance(value, str | list) and value < 0):
             raise DataError(f"{key!r} must be positive, got {value}")
+    taken = TAKEN.get(settings["network"], ())
+    if (without := settings.get("without")) and without not in taken:
+        raise DataError(
+            f"'without' must be one of {', '.join(taken) or 'none'} for {settings['network']}, "
+            f"got {without!r}"
+        )
     parts = settings["parts"]
     if len(parts) != 3 or min(parts) <= 0 or abs(sum(parts) - 1) > 1e-6:
         raise DataError(f"'parts' must be three that add up to 1, got {parts}")

@@ -3,9 +3,10 @@
 A sample is an image ``(C, H, W)``, its labels ``(H, W)`` and attributes ``(K,)``, where K may be 0.
 """
 
+import copy
 import math
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,10 @@ class Source(Protocol):
 
     def read(self, item: Item) -> Batch: ...
 
+    def variant(self, settings: Settings) -> Self:
+        """Return the source with the attributes that these settings name."""
+        ...
+
 
 class LggSource:
     """Slices of a ``kaggle_3m`` folder."""
@@ -77,13 +82,39 @@ class LggSource:
         last = {item.case: item.number for item in sorted(self.slices)}
         self.position = {item: item.number / max(last[item.case], 1) for item in self.slices}
         table = read_attributes(folder)
-        if settings["attributes"] and not any(patient_key(case) in table.index for case in last):
-            key = patient_key(min(last))
-            raise DataError(f"no data.csv in {folder}, or none of its patients in it, as {key}")
-        table = encode_attributes(table, columns if settings["attributes"] else [])
-        self.columns = [*table.columns, POSITION] if settings["attributes"] else []
+        self.keys = {case: patient_key(case) for case in last}
+        self.missing = ""
+        if not any(key in table.index for key in self.keys.values()):
+            key = min(self.keys.values())
+            self.missing = f"no data.csv in {folder}, or none of its patients in it, as {key}"
+        wanted = settings["attributes"] and not self.missing
+        self.table = encode_attributes(table, columns if wanted else [])
+        self._choose(settings)
+
+    def variant(self, settings: Settings) -> Self:
+        other = copy.copy(self)
+        other._choose(settings)
+        return other
+
+    def _choose(self, settings: Settings) -> None:
+        """Choose from the table the attributes that settings name."""
+        wanted = settings["attribute_set"]
+        if self.missing and settings["attributes"] and wanted != "position":
+            raise DataError(self.missing)
+        self.columns = [
+            name
+            for name in [*self.table.columns, POSITION]
+            if settings["attributes"] and wanted in ("all", attribute_kind(name))
+        ]
+        patients = sorted(set(self.keys.values()))
+        owners = dict(zip(patients, patients, strict=True))
+        if settings["attribute_shuffle"]:  # around a circle, so that nobody keeps his own
+            circle = np.random.default_rng(settings["seed"]).permutation(patients).tolist()
+            owners = dict(zip(circle, [*circle[1:], circle[0]], strict=True))
+        table = self.table[[name for name in self.columns if name != POSITION]]
         self.known = {
-            case: table.reindex([patient_key(case)]).to_numpy(np.float32)[0] for case in last
+            case: table.reindex([owners[key]]).to_numpy(np.float32)[0]
+            for case, key in self.keys.items()
         }
 
     def read(self, item: Item) -> Batch:
@@ -96,6 +127,17 @@ class LggSource:
             torch.tensor(label).long(),
             torch.tensor(attributes[: len(self.columns)]).float(),
         )
+
+
+def attribute_kind(column: str) -> str:
+    """Say what an encoded column holds: a genomic cluster, the position, or what is clinical.
+
+    >>> [attribute_kind(name) for name in ("miRNACluster=2", "gender=1", POSITION)]
+    ['genomics', 'clinical', 'position']
+    """
+    if column == POSITION:
+        return "position"
+    return "genomics" if "Cluster=" in column else "clinical"
 
 
 def encode_attributes(table: pd.DataFrame, columns: list[str] | None = None) -> pd.DataFrame:

@@ -48,7 +48,8 @@ def prepare(recipe: Recipe, source: Source, options: argparse.Namespace) -> dict
             raise DataError(f"no tumour in the {len(training)} training slices of {where}")
     make_trainer(options)
     for name, settings in recipe.variants.items():
-        described = _describe(settings | {"pretrained": False}, source, next(iter(folds.values())))
+        seen, parts = source.variant(settings), next(iter(folds.values()))
+        described = _describe(settings | {"pretrained": False}, seen, parts)
         try:
             Segmenter(described)
             if settings["gate"]:
@@ -78,13 +79,13 @@ def train(
         home, suffix = output / f"fold-{number}", f", fold {number}" if len(folds) > 1 else ""
         systems: dict[str, Segmenter] = {}
         for name, settings in recipe.variants.items():
-            gate = None
+            gate, seen = None, source.variant(settings)
             if settings["gate"]:
                 kept = home / f"gate-{settings['gate']}"
-                gate = _gate(source, parts, settings, options, kept)
+                gate = _gate(seen, parts, settings, options, kept)
                 texts[f"The gate, {settings['gate']}{suffix}"] = _read(kept)["report"]
             folder = home / name
-            _run(name, settings, source, parts, options, folder, gate)
+            _run(name, settings, seen, parts, options, folder, gate)
             for kind, result in _read(folder)["results"].items():
                 results[f"{name}{kind}"].append(result)
             if table := _read(folder).get("importance"):
@@ -177,7 +178,7 @@ def _describe(settings: Settings, source: Source, parts: Parts) -> dict[str, Any
         "classes": source.classes,
         "regions": list(source.regions.values()),
         "values": source.values,
-        "columns": source.columns if settings["attributes"] else [],
+        "columns": source.columns,
         "pos_weight": (1 - part) / part if weigh else None,
         "gate_pos_weight": max(len(tumour) - present, 1) / present if weigh else None,
         # Names and numbers of the slices, so that nobody tests on what was trained on.
