@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.alternating import pairs
-from benchmarks.evidence.methods import blob, scnp_loss
+from benchmarks.evidence.methods import Batch, Method, Setting, blob, scnp_loss
 from benchmarks.gpu_report.report import Found, Tell
 from benchmarks.rivals import box_sum_by_convolution, monai_dice_bce, paper_loss, smp_dice_bce
 from benchmarks.workloads import BCE, DEVICE, LOSSES, Loss, batch, stepper
@@ -31,14 +31,27 @@ from gliomaseg_layers.functional import outlier_weight
 
 ON_GPU = DEVICE.type == "cuda"
 Step = Callable[[], object]
+
+
+def rival(method: Method) -> Loss:
+    """Return a method of the evidence as a loss; a target has one region an image."""
+    setting = Setting("binary", 21, 49, most_regions=1, labelled=slice(None))
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        labels = target.squeeze(1).long()
+        return method(logits, Batch(labels, labels), setting)
+
+    return loss
+
+
 DEFAULT = "OutlierRegionLoss()"
 OTHERS: dict[str, Loss] = {
     **LOSSES,
     "the paper's loss by conv2d": partial(paper_loss, box_sum=box_sum_by_convolution),
     "MONAI's Dice + BCE": monai_dice_bce,
     "smp's Dice + BCE": smp_dice_bce,
-    "SCNP, BCE + Dice": scnp_loss,
-    "blob loss, BCE + Dice": blob,
+    "SCNP, BCE + Dice": rival(scnp_loss),
+    "blob loss, BCE + Dice": rival(blob),
 }
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "UNet.mini": UNet.mini,
