@@ -188,6 +188,8 @@ SETTINGS: dict[str, Callable[[str, Any], object]] = {
     "share": check_positive,
     "inner": check_window,
     "outer": check_window,
+    "size": check_window,
+    "scnp": check_window,
     "smooth": check_positive,
     "threshold": check_not_negative,
     "from_logits": check_bool,
@@ -199,4 +201,12 @@ SETTINGS: dict[str, Callable[[str, Any], object]] = {
     "ignore_index": check_int,
     "reduction": partial(check_choice, choices=REDUCTIONS),
 }
-OPTIONAL = ("max_noise_size", "share", "threshold", "pos_weight", "class_weights", "ignore_index")
+OPTIONAL = (
+    "max_noise_size",
+    "share",
+    "threshold",
+    "pos_weight",
+    "class_weights",
+    "ignore_index",
+    "scnp",
+)

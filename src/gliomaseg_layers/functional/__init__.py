@@ -11,6 +11,7 @@ from gliomaseg_layers.functional.outlier_removal import remove_outlier_regions
 from gliomaseg_layers.functional.outlier_report import OutlierReport, outlier_report
 from gliomaseg_layers.functional.outlier_weight import outlier_weight, outlier_weight_backend
 from gliomaseg_layers.functional.region_density import density_map
+from gliomaseg_layers.functional.scnp import scnp
 
 __all__ = [
     "OutlierReport",
@@ -25,4 +26,5 @@ __all__ = [
     "outlier_weight",
     "outlier_weight_backend",
     "remove_outlier_regions",
+    "scnp",
 ]

@@ -1,15 +1,16 @@
 """Cross-entropy, Dice and outlier term, weighed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from gliomaseg_layers._checks import check_bool, check_not_negative, shown
+from gliomaseg_layers._checks import check_bool, check_not_negative, check_settings, shown
 from gliomaseg_layers._reduction import reduce
 from gliomaseg_layers.functional._cross_entropy import cross_entropy_map
 from gliomaseg_layers.functional._scores import read_labelled
 from gliomaseg_layers.functional._values import check_weights
+from gliomaseg_layers.functional.scnp import worst_of_class
 from gliomaseg_layers.losses.dice import DiceLoss
 from gliomaseg_layers.losses.outlier_region import DensityLoss, OutlierRegionLoss
 
@@ -22,6 +23,9 @@ class CompoundLoss(nn.Module):
     r"""Weighted sum of cross-entropy, Dice loss and outlier term.
 
     .. math:: L = \alpha \, CE + \beta \, Dice + \gamma \, O
+
+    With ``scnp``, cross-entropy and Dice are those of the worst logits nearby, see
+    :func:`gliomaseg_layers.functional.scnp`; O stays that of the plain ones.
 
     O is what ``outlier`` adds to its cross-entropy. Of an :class:`OutlierRegionLoss` that is
     k w CE, w the outlier weight and k its strength; of a :class:`DensityLoss` it is -D.
@@ -44,6 +48,8 @@ class CompoundLoss(nn.Module):
         beta: weight of the Dice loss, >= 0. [WANG-MSFEN] has 0.3 and 0.7, or 0.7 and 0.3, for alpha
             and beta, with gamma 0.
         gamma: weight of the outlier term, >= 0.
+        scnp: side of SCNP's window in pixels, odd; one int, or one per spatial axis; 3 is its
+            authors'. None for the plain logits.
 
     Shapes: ``input`` ``(N, C, *spatial)``; ``target`` like it, or class indices ``(N, *spatial)``
     in multiclass mode; ``mask`` boolean, False outside the image; the result is a scalar.
@@ -79,8 +85,10 @@ class CompoundLoss(nn.Module):
         alpha: float = 1.0,
         beta: float = 1.0,
         gamma: float = 1.0,
+        scnp: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        check_settings(scnp=scnp)
         if outlier is None:
             outlier = OutlierRegionLoss()
         if not isinstance(outlier, (OutlierRegionLoss, DensityLoss)):
@@ -106,6 +114,7 @@ class CompoundLoss(nn.Module):
                 )
         self.outlier = outlier
         self.dice = dice
+        self.scnp = scnp
         for name, weight in zip(WEIGHTS, (alpha, beta, gamma), strict=True):
             check_not_negative(name, weight)
             self.register_buffer(
@@ -137,15 +146,18 @@ class CompoundLoss(nn.Module):
         scores, labels = read_labelled(
             input, target, mask=mask, **given("mode", "from_logits", "ignore_index")
         )
+        worst = scores if self.scnp is None else worst_of_class(scores, labels, self.scnp)
         ce = dice = outlier = scores.values.new_zeros(())
-        if self.enabled["alpha"] or self.enabled["gamma"]:
-            pixel_weights = given("pos_weight", "class_weights")
-            cross_entropy = cross_entropy_map(scores, labels, **pixel_weights)
+        pixel_weights = given("pos_weight", "class_weights")
+        if self.enabled["alpha"] or (self.enabled["gamma"] and worst is scores):
+            cross_entropy = cross_entropy_map(worst, labels, **pixel_weights)
         if self.enabled["alpha"]:
             ce = reduce(cross_entropy, scores.valid, reduction)
         if self.enabled["beta"]:
-            dice = self.dice.of(scores, labels, reduction)
+            dice = self.dice.of(worst, labels, reduction)
         if self.enabled["gamma"]:
+            if worst is not scores:
+                cross_entropy = cross_entropy_map(scores, labels, **pixel_weights)
             term = self.outlier.term(scores, cross_entropy)
             outlier = reduce(term, scores.valid, reduction)
         # Copies: a ramp may step, in place, between this forward and its backward.
@@ -168,10 +180,11 @@ class CompoundLoss(nn.Module):
 
     def extra_repr(self) -> str:
         weights = {name: getattr(self, name) for name in WEIGHTS}
-        return ", ".join(
+        shown = [
             f"{name}={'?' if weight.is_meta else f'{float(weight):g}'}"
             for name, weight in weights.items()
-        )
+        ]
+        return ", ".join(shown + [f"scnp={self.scnp}"] * (self.scnp is not None))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CompoundLoss":
         """Move the weights with the module, but never round them to the dtype it is cast to."""
