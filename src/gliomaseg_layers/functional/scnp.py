@@ -1,7 +1,6 @@
 """SCNP: every logit gives way to the worst one of its class nearby."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -69,13 +68,15 @@ def scnp(
     """
     check_settings(size=size)
     scores, labels = read_labelled(input, target, mode, from_logits, ignore_index, mask)
-    return worst_of_class(scores, labels, size).values.to(input.dtype)
+    sides = check_window("size", size, input.dim() - 2)
+    return worst_of_class(scores, labels, sides).values.to(input.dtype)
 
 
-def worst_of_class(scores: Scores, target: Tensor, size: int | Sequence[int]) -> Scores:
-    """Return the worst scores nearby, of scores and a target that were read already."""
+def worst_of_class(scores: Scores, target: Tensor, sides: Sequence[int]) -> Scores:
+    """Return the worst scores nearby, of scores and a target read already and a window checked."""
     values = scores.values
-    sides = check_window("size", size, values.dim() - 2)
+    if not values.numel():  # which torch's pooling refuses
+        return scores
     if target.is_floating_point():
         member = target > 0.5
     else:
@@ -84,14 +85,18 @@ def worst_of_class(scores: Scores, target: Tensor, size: int | Sequence[int]) ->
     others = ~member
     if scores.inside is not None:
         member, others = member & scores.inside, others & scores.inside
-    worst_within = partial(
-        F.max_pool2d if values.dim() == 4 else F.max_pool3d,
-        kernel_size=sides,
-        stride=1,
-        padding=[side // 2 for side in sides],
-    )
-    lowest = -worst_within((-values).where(member, -torch.inf))
-    highest = worst_within(values.where(others, -torch.inf))
+    # A window beyond the image on every side sees no more.
+    seen = zip(sides, values.shape[2:], strict=True)
+    sides = [side if side < 2 * size else 2 * size - 1 for side, size in seen]
+    around = [side // 2 for side in reversed(sides) for _ in range(2)]
+    pool = F.max_pool2d if values.dim() == 4 else F.max_pool3d
+
+    def highest_of(values: Tensor, peers: Tensor) -> Tensor:
+        # Where no pixel is a peer, a compiled pool looks for the gradient's place in the padding.
+        # So that this place exists, the padding is ours.
+        return pool(F.pad(values.where(peers, -torch.inf), around, value=-torch.inf), sides, 1)
+
+    lowest, highest = -highest_of(-values, member), highest_of(values, others)
     # Pixels outside the image are neither.
     worst = lowest.where(member, highest.where(others, values))
     return Scores(worst, scores.mode, scores.from_logits, scores.valid)

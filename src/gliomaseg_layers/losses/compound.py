@@ -5,7 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from gliomaseg_layers._checks import check_bool, check_not_negative, check_settings, shown
+from gliomaseg_layers._checks import (
+    check_bool,
+    check_not_negative,
+    check_settings,
+    check_window,
+    shown,
+)
 from gliomaseg_layers._reduction import reduce
 from gliomaseg_layers.functional._cross_entropy import cross_entropy_map
 from gliomaseg_layers.functional._scores import read_labelled
@@ -146,7 +152,10 @@ class CompoundLoss(nn.Module):
         scores, labels = read_labelled(
             input, target, mask=mask, **given("mode", "from_logits", "ignore_index")
         )
-        worst = scores if self.scnp is None else worst_of_class(scores, labels, self.scnp)
+        worst = scores
+        if self.scnp is not None:
+            sides = check_window("scnp", self.scnp, input.dim() - 2)
+            worst = worst_of_class(scores, labels, sides)
         ce = dice = outlier = scores.values.new_zeros(())
         pixel_weights = given("pos_weight", "class_weights")
         if self.enabled["alpha"] or (self.enabled["gamma"] and worst is scores):
