@@ -17,6 +17,7 @@ from gliomaseg_layers.functional import (
     outlier_penalty,
     outlier_weight,
     remove_outlier_regions,
+    scnp,
 )
 from tests.support.cases import (
     BF16,
@@ -88,11 +89,13 @@ def test_losses_of_many_targets_and_masks(mode: str, channels: int) -> None:
 
 @every_mode
 def test_functions(mode: str, channels: int) -> None:
-    x = case((4, 5), mode, channels, False)[0][:, None]
+    x, target = case((4, 5), mode, channels, False)
+    x = x[:, None]
     for function in (
         box_sum_of_squares,
         partial(density_map, mode=mode, **DENSITY.small),
         partial(outlier_penalty, mode=mode, from_logits=False, **SMALL),
+        lambda one: scnp(one, target[:1], mode=mode, from_logits=False).square(),
     ):
         check_transforms(lambda one, function=function: function(one).sum(), x)
     for function in (outlier_weight, remove_outlier_regions):
@@ -155,6 +158,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "remove_outlier_regions": lambda x: remove_outlier_regions(x, **SMALL),
     "dice_loss": lambda x: dice_loss(x, x > 0.5, from_logits=False),
     "outlier_penalty": lambda x: outlier_penalty(x, from_logits=False, **SMALL),
+    "scnp": lambda x: scnp(x, x > 0.5, from_logits=False),
 }
 
 

@@ -28,6 +28,7 @@ from gliomaseg_layers.functional import (
     outlier_region_loss,
     outlier_weight,
     remove_outlier_regions,
+    scnp,
 )
 from tests.support import references
 from tests.support.calls import Call, calls
@@ -224,6 +225,20 @@ def test_remove_outlier_regions(call: Call, mask: bool) -> None:
         assert torch.equal(clean, torch.where(flagged, 1 - x, x))
 
 
+@given(calls(), st.booleans())
+def test_scnp(call: Call, volume: bool) -> None:
+    """Drawn values are often equal, so that of gradients the sums are compared."""
+    settings = call.only("mode", "from_logits", "ignore_index", "mask")
+    settings["size"] = call.settings["inner" if volume else "window"]
+    x = call.input.detach().requires_grad_()
+    worst = scnp(x, call.target, **settings)
+    assert worst.dtype == x.dtype
+    (grad,) = torch.autograd.grad(worst, x, torch.ones_like(x))
+    expected, slope = references.scnp(x, call.target, **settings)
+    np.testing.assert_array_equal(array(worst), expected)
+    np.testing.assert_allclose(array(grad).sum(), slope.sum(), **TOLERANCES[x.dtype])
+
+
 @given(calls(junk=False), st.booleans())
 def test_box_sum(call: Call, integer: bool) -> None:
     x, window = call.input, call.settings["outer"]
@@ -324,6 +339,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "density_map": (density_map, {"probs": IMAGE}),
     "outlier_weight": (outlier_weight, {"input": IMAGE}),
     "remove_outlier_regions": (remove_outlier_regions, {"input": IMAGE}),
+    "scnp": (scnp, {"input": IMAGE, "target": LABELS}),
     "box_sum": (box_sum, {"input": IMAGE, "window": 3}),
     "box_count": (box_count, {"spatial": (4, 5), "window": 3}),
     "OutlierRegionLoss": (OutlierRegionLoss, {}),

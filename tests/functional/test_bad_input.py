@@ -18,6 +18,7 @@ from gliomaseg_layers.functional import (
     outlier_weight,
     outlier_weight_backend,
     remove_outlier_regions,
+    scnp,
 )
 from tests.support.cases import as_read
 
@@ -60,6 +61,14 @@ def backend(x=X, **settings):
     return outlier_weight_backend(x, **settings)
 
 
+def worst(x=X, y=Y, **settings):
+    return scnp(x, y, **settings)
+
+
+def worst_loss(x=X, y=Y, **settings):
+    return CompoundLoss(**settings)(x, y)
+
+
 def compound_loss(x=X, y=Y, mask=None, **settings):
     return CompoundLoss(OutlierRegionLoss(**settings))(x, y, mask)
 
@@ -68,6 +77,7 @@ WINDOWED = [loss, penalty, weight, remove, OutlierRegionLoss]
 DENSE = [paper, density, DensityLoss]
 FORMULAS = [loss, paper, OutlierRegionLoss, DensityLoss]
 LOSSES = [loss, paper, dice, compound_loss]
+LABELLED = [*LOSSES, worst]
 MODULES = [OutlierRegionLoss, DensityLoss, DiceLoss]
 BAD_WINDOWS = [
     (4, ValueError, "odd", "4"),
@@ -157,15 +167,17 @@ REFUSED = [
     (DENSE, "outer", BAD_WINDOWS),
     (DENSE, "threshold", NOT_NEGATIVE),
     ([*DENSE, dice, DiceLoss], "smooth", [*POSITIVE, (None, TypeError, "number", "None")]),
-    ([*LOSSES, *WINDOWED, *DENSE, backend, DiceLoss], "mode", MODES),
-    ([*LOSSES, *MODULES, penalty, weight, backend], "from_logits", BOOL),
+    ([worst], "size", BAD_WINDOWS),
+    ([CompoundLoss], "scnp", [bad for bad in BAD_WINDOWS if bad[0] is not None]),
+    ([*LABELLED, *WINDOWED, *DENSE, backend, DiceLoss], "mode", MODES),
+    ([*LABELLED, *MODULES, penalty, weight, backend], "from_logits", BOOL),
     ([dice, DiceLoss], "batch", BOOL),
     ([dice, DiceLoss], "include_background", BOOL),
     ([dice, DiceLoss], "soft_label", BOOL),
     ([*LOSSES, *MODULES, penalty], "reduction", REDUCTIONS),
     ([*FORMULAS, compound_loss], "pos_weight", WEIGHTS),
     ([*LOSSES, *MODULES], "class_weights", WEIGHTS),
-    ([*LOSSES, *MODULES], "ignore_index", INDICES),
+    ([*LABELLED, *MODULES], "ignore_index", INDICES),
     *(([CompoundLoss], name, NOT_NEGATIVE) for name in ("alpha", "beta", "gamma")),
 ]
 BAD = [
@@ -184,6 +196,8 @@ BAD += [
         for call in (loss, penalty, weight, remove, compound_loss)
         for w, got in AXES
     ),
+    *((worst, (), {"size": w}, ValueError, "size", "axis", got) for w, got in AXES),
+    *((worst_loss, (), {"scnp": w}, ValueError, "scnp", "axis", got) for w, got in AXES),
     (box_sum, (VOLUME, (3, 3)), {}, ValueError, "window", "3", "(3, 3)"),
     *((box_count, (s, 3), {}, ValueError, "spatial", "2 or 3", str(s)) for s in ((4,), (4,) * 4)),
     (box_sum, (X.bool(), 3), {}, TypeError, "input", "floating", "torch.bool"),
@@ -213,7 +227,7 @@ for call in FORMULAS:
     weighed = {**MULTICLASS, "pos_weight": 2.0}
     BAD.append((call, args, weighed, ValueError, "pos_weight", "class_weights", "multiclass"))
 for call, name in [
-    *((call, "input") for call in (*LOSSES, penalty, weight, backend)),
+    *((call, "input") for call in (*LABELLED, penalty, weight, backend)),
     (density, "probs"),
 ]:
     BAD += [
@@ -241,9 +255,9 @@ MASKS = [
     ([[True]], TypeError, "torch.Tensor", "list"),
 ]
 VALID = [(density, "valid"), (weight, "valid"), (remove, "valid")]
-for call, name in [*((call, "mask") for call in (*LOSSES, penalty)), *VALID]:
+for call, name in [*((call, "mask") for call in (*LABELLED, penalty)), *VALID]:
     BAD += [(call, (), {name: mask}, e, name, said, got) for mask, e, said, got in MASKS]
-for call in LOSSES:
+for call in LABELLED:
     classes = torch.ones(2, 3, 6, 8).bool()
     BAD += [
         (
@@ -350,6 +364,10 @@ GOOD = [
     ([loss, OutlierRegionLoss], {"levels": (0.1, np.float32(0.5)), "share": np.float64(3)}),
     (DENSE, {"inner": [3, 5], "outer": (3, 7), "threshold": 0}),
     (DENSE, {"threshold": None, "smooth": np.float32(0.5)}),
+    ([worst], {"size": [3, 5]}),
+    ([worst], {"size": np.int64(1), "ignore_index": np.int64(255)}),
+    ([worst_loss], {"scnp": None}),
+    ([worst_loss], {"scnp": (1, 3)}),
     ([dice, DiceLoss], {"batch": True, "soft_label": True, "include_background": True}),
     ([*LOSSES, *MODULES], {"class_weights": torch.ones(1), "ignore_index": np.int64(255)}),
     (FORMULAS, {"pos_weight": torch.tensor(2), "class_weights": 0}),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gliomaseg_layers import CompoundLoss, DensityLoss, DiceLoss, OutlierRegionLoss, WeightRamp
-from gliomaseg_layers.functional import density_map, dice_loss, outlier_region_loss
+from gliomaseg_layers.functional import density_map, dice_loss, outlier_region_loss, scnp
 from tests.support import references
 from tests.support.cases import (
     DENSITY,
@@ -38,7 +38,7 @@ TERMS = {"alpha": "ce", "beta": "dice", "gamma": "outlier"}
 
 
 def make(formula, *, dice=None, **settings):
-    weights = {name: settings.pop(name) for name in WEIGHTS if name in settings}
+    weights = {name: settings.pop(name) for name in (*WEIGHTS, "scnp") if name in settings}
     outlier = formula.module(**settings)
     if dice is not None:
         dice = DiceLoss(outlier.mode, ignore_index=outlier.ignore_index, **dice)
@@ -117,6 +117,55 @@ def test_is_made_of_the_functions(mode, channels, formula):
     expected = 0.5 * ce + 2 * dice_loss(x, target, mode=mode) + 3 * outlier
     loss = CompoundLoss(formula.module(mode, **formula.own), alpha=0.5, beta=2.0, gamma=3.0)
     torch.testing.assert_close(loss(x, target), expected, **TOLERANCES[F64])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@either_input
+@every_formula
+@every_mode
+def test_scnp_is_made_of_the_functions(mode, channels, formula, from_logits, reduction):
+    """Cross-entropy and Dice are those of the worst logits, the outlier term is the plain ones'."""
+    x, target = case((9, 11), mode, channels, from_logits)
+    target = target.masked_fill(random(target.shape) > 0.9, 255)
+    mask = random((2, 9, 11), 2) > 0.1
+    given = {"mode": mode, "from_logits": from_logits, "ignore_index": 255}
+    outside = {**given, "reduction": reduction}
+    for size in (3, (1, 5)):
+        plain, worst = x.clone().requires_grad_(), x.clone().requires_grad_()
+        near = scnp(worst, target, mask=mask, size=size, **given)
+        outside["mask"] = mask
+        ce = [outlier_region_loss(z, target, strength=0, **outside) for z in (near, worst)]
+        term = formula.function(worst, target, **outside, **formula.small) - ce[1]
+        parts = {"ce": ce[0], "dice": dice_loss(near, target, **outside), "outlier": term}
+        del outside["mask"]
+        for off in (set(), {"alpha"}, {"beta"}, {"gamma"}, {"alpha", "beta"}, {"alpha", "gamma"}):
+            weights = {name: 0 if name in off else weight for name, weight in WEIGHTS.items()}
+            criterion = make(formula, scnp=size, **weights, **outside, **formula.small)
+            loss, terms = criterion(plain, target, mask, return_terms=True)
+            expected = sum(weight * parts[TERMS[name]] for name, weight in weights.items())
+            results = [
+                (value, torch.autograd.grad(value, z, retain_graph=True)[0])
+                for value, z in ((loss, plain), (expected, worst))
+            ]
+            torch.testing.assert_close(*results, **TOLERANCES[F64])
+            for name, key in TERMS.items():
+                assert not terms[key].requires_grad
+                true = 0 * parts[key] if name in off else parts[key]
+                torch.testing.assert_close(terms[key], true.detach(), **TOLERANCES[F64])
+
+
+@every_formula
+@every_mode
+def test_scnp_of_one_pixel_changes_nothing(mode, channels, formula):
+    results = []
+    for size in (None, 1, 3):
+        x, target = case((9, 11), mode, channels)
+        loss = make(formula, mode=mode, scnp=size, **formula.small)(x.requires_grad_(), target)
+        results.append((loss, *torch.autograd.grad(loss, x)))
+    plain, one, three = results
+    torch.testing.assert_close(one, plain, **TOLERANCES[F64])
+    assert one[0] == plain[0]
+    assert three[0] > plain[0]
 
 
 @every_mode
@@ -233,10 +282,11 @@ def test_nothing_waits_for_the_device(mode, channels, formula, from_logits):
     weights = {"class_weights": torch.ones(channels), "ignore_index": 1}
     settings = {"mode": mode, "from_logits": from_logits, **formula.own, **weights}
     dice = {"class_weights": torch.ones(channels), "batch": True, "soft_label": True}
-    loss = make(formula, dice=dice, **settings)
-    with NoHostSynchronisation():
-        loss(x.requires_grad_(), target, random((2, 13, 17)) > 0.2).backward()
-        loss(x, target, return_terms=True)
+    for size in (None, 3):
+        loss = make(formula, dice=dice, scnp=size, **settings)
+        with NoHostSynchronisation():
+            loss(x.requires_grad_(), target, random((2, 13, 17)) > 0.2).backward()
+            loss(x, target, return_terms=True)
 
 
 @either_input
@@ -347,14 +397,20 @@ def test_a_move_that_fails_changes_nothing():
 
 def test_state_and_repr():
     dice = DiceLoss("multiclass", smooth=0.5)
-    loss = CompoundLoss(DensityLoss("multiclass", inner=3), dice, **WEIGHTS)
+    loss = CompoundLoss(DensityLoss("multiclass", inner=3), dice, **WEIGHTS, scnp=(1, 3))
     assert loss.state_dict() == {}
     assert list(loss.parameters()) == []
     assert {name for name, _ in loss.named_buffers()} == set(WEIGHTS)
     loss.load_state_dict(CompoundLoss().state_dict(), strict=True)
-    shown = ["alpha=0.3", "beta=0.7", "gamma=1.9", "(outlier): DensityLoss(mode='multiclass', "]
+    shown = [
+        "alpha=0.3",
+        "beta=0.7",
+        "gamma=1.9, scnp=(1, 3)",
+        "(outlier): DensityLoss(mode='multiclass', ",
+    ]
     shown += ["inner=3", "(dice): DiceLoss(mode='multiclass', smooth=0.5"]
     assert all(setting in repr(loss) for setting in shown)
+    assert "scnp" not in repr(CompoundLoss())
     assert repr(pickle.loads(pickle.dumps(loss))) == repr(copy.deepcopy(loss)) == repr(loss)
 
 
@@ -394,11 +450,11 @@ def test_training_step_under_autocast(formula):
     assert values[-1] < values[0]
 
 
-def compare_compiled(backend, mode, channels, formula, dynamic, sizes):
+def compare_compiled(backend, mode, channels, formula, dynamic, sizes, **more):
     """Compile a loss whose weight is ramped, compare it with eager, and count the programs."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend(backend)
-    loss = make(formula, mode=mode, alpha=np.float32(0.5), **formula.small)
+    loss = make(formula, mode=mode, alpha=np.float32(0.5), **formula.small, **more)
     ramp = WeightRamp(loss, "gamma", total_steps=5)
     compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend=counter)
     programs, values = set(), set()
@@ -419,21 +475,25 @@ def compare_compiled(backend, mode, channels, formula, dynamic, sizes):
 
 
 # The functions' own tests compile every formula in every mode.
+@pytest.mark.parametrize("size", [None, 3])
 @pytest.mark.parametrize(("name", "mode"), [("outlier", MODES[0]), ("density", MODES[3])])
-def test_a_ramp_does_not_recompile(name, mode):
-    compare_compiled("aot_eager", *mode, FORMULAS[name], False, [(2, (12, 17))] * 4)
+def test_a_ramp_does_not_recompile(name, mode, size):
+    compare_compiled("aot_eager", *mode, FORMULAS[name], False, [(2, (12, 17))] * 4, scnp=size)
 
 
-def test_a_ramp_does_not_recompile_with_dynamic_shapes():
+@pytest.mark.parametrize("size", [None, 3])
+def test_a_ramp_does_not_recompile_with_dynamic_shapes(size):
     sizes = [(2, (12, 17)), (3, (15, 13)), (2, (9, 40))]
-    compare_compiled("aot_eager", "multilabel", 3, FORMULAS["outlier"], True, sizes)
+    compare_compiled("aot_eager", "multilabel", 3, FORMULAS["outlier"], True, sizes, scnp=size)
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch 2.13's own import
 @pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles:UserWarning")  # torch 2.6's
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
-def test_compiled_by_inductor_equals_eager():
-    compare_compiled("inductor", "binary", 1, FORMULAS["outlier"], False, [(2, (12, 17))] * 2)
+@pytest.mark.parametrize("size", [None, 3])
+def test_compiled_by_inductor_equals_eager(size):
+    sizes = [(2, (12, 17))] * 2
+    compare_compiled("inductor", "binary", 1, FORMULAS["outlier"], False, sizes, scnp=size)
 
 
 def test_the_mask_is_the_third_argument():

@@ -447,6 +447,36 @@ def dice_loss(
     return value, np.where(counted, grad, 0.0)
 
 
+def scnp(
+    input: ArrayLike | torch.Tensor,
+    target: ArrayLike | torch.Tensor,
+    *,
+    mode: str = "binary",
+    size: int | Sequence[int] = 3,
+    from_logits: bool = True,
+    ignore_index: int | None = None,
+    mask: ArrayLike | torch.Tensor | None = None,
+    upstream: ArrayLike | torch.Tensor = 1.0,
+) -> tuple[Array, Array]:
+    """Return the worst values nearby; the whole gradient of each goes to the first such pixel."""
+    x, counted, valid = _read(input, target, mode, from_logits, ignore_index, mask)
+    inside = np.broadcast_to(valid[:, None] if mode == "multiclass" else valid, x.shape)
+    y = dense_target(x.shape, target, valid, mode=mode) > 0.5
+    upstream = np.broadcast_to(array(upstream), x.shape)
+    worst, grad = np.zeros_like(x), np.zeros_like(x)
+    reach = [side // 2 for side in sides(size, x.ndim - 2)]
+    for place in zip(*np.nonzero(inside), strict=True):
+        window = (slice(max(i - r, 0), i + r + 1) for i, r in zip(place[2:], reach, strict=True))
+        near = (*place[:2], *window)
+        peers = inside[near] & (y[near] == y[place])
+        pick, least = (np.argmin, np.inf) if y[place] else (np.argmax, -np.inf)
+        seen = np.where(peers, x[near], least)
+        found = np.unravel_index(pick(seen), seen.shape)
+        worst[place] = seen[found]
+        grad[near][found] += upstream[place]
+    return worst, np.where(counted, grad, 0.0)
+
+
 def compound_loss(
     input: ArrayLike | torch.Tensor,
     target: ArrayLike | torch.Tensor,

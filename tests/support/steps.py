@@ -23,6 +23,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
         )
         for name, formula in FORMULAS.items()
     },
+    "compound, scnp": lambda mode="binary": CompoundLoss(OutlierRegionLoss(mode, **SMALL), scnp=3),
 }
 STEPS = [(name, *mode) for name in LOSSES for mode in (MODES[0], MODES[1], MODES[3])]
 
