@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.evidence.methods import BASELINE, FEW_LABELS, METHODS, Setting
 from benchmarks.evidence.scoring import THRESHOLDS, label, score
-from benchmarks.evidence.sets import FOLDS, SETS, Cases, DataSet, Split, load, split
+from benchmarks.evidence.sets import FOLDS, SETS, Array, Cases, DataSet, Split, load, split
 from benchmarks.evidence.training import DEVICE, Member, Stream, Together, bind, predict
 
 RUNS = Path("runs/evidence")
@@ -89,7 +89,8 @@ class Evidence:
         jobs = [job for job in jobs if not self.warm_file(job).exists()]
         if not jobs:
             return
-        members, best = [], [(-1.0, 0, {}) for _ in jobs]
+        members = []
+        best: list[tuple[float, int, dict[str, Tensor]]] = [(-1.0, 0, {}) for _ in jobs]
         curves: list[list[float]] = [[] for _ in jobs]
         method = self.methods[BASELINE]
         for job in jobs:
@@ -117,7 +118,7 @@ class Evidence:
     def warm_file(self, job: Job) -> Path:
         return self.home / f"{job}.pt"
 
-    def validate(self, member: Member, cases: Any) -> float:
+    def validate(self, member: Member, cases: Array) -> float:
         """Return the mean Dice over images and classes, where the class is."""
         foreground, best = predict(member.network, self.data[0][cases])
         labels = self.data[1][cases]
@@ -127,27 +128,24 @@ class Evidence:
         dice = 2 * both / (true + predicted).clamp(min=1)
         return float(dice[true > 0].mean())
 
-    def compare(self, jobs: Sequence[Job]) -> Iterator[Path]:
-        """Train the methods of every job side by side, and write down what they predict."""
-        for job in jobs:
-            names = [name for name in self.wanted if not self.file(job, name).exists()]
-            saved = torch.load(self.warm_file(job), map_location=DEVICE, weights_only=True)
-            for first in range(0, len(names), self.side_by_side):
-                began = time.perf_counter()
-                group = self.group(tuple(names[first : first + self.side_by_side]))
-                for member in group.members:
-                    member.restart(saved["state"])
-                # Every method has the same images in the same order, turned alike.
-                self.start(self.stream, job, METHOD_STEPS, 1000 + job.seed)
-                for _ in group.train(METHOD_STEPS, falling=True):
-                    pass
-                images = self.data[0][torch.from_numpy(self.split(job).test).to(DEVICE)]
-                for name, member in zip(self.named, group.members, strict=True):
-                    yield self.write(self.file(job, name), *predict(member.network, images))
-                took = time.perf_counter() - began
-                print(
-                    f"{self.home.name} {job}: {len(self.named)} methods, {took:.0f} s", flush=True
-                )
+    def compare(self, job: Job) -> Iterator[Path]:
+        """Train the methods of a job side by side, and write down what they predict."""
+        names = [name for name in self.wanted if not self.file(job, name).exists()]
+        saved = torch.load(self.warm_file(job), map_location=DEVICE, weights_only=True)
+        for first in range(0, len(names), self.side_by_side):
+            began = time.perf_counter()
+            group = self.group(tuple(names[first : first + self.side_by_side]))
+            for member in group.members:
+                member.restart(saved["state"])
+            # Every method has the same images in the same order, turned alike.
+            self.start(self.stream, job, METHOD_STEPS, 1000 + job.seed)
+            for _ in group.train(METHOD_STEPS, falling=True):
+                pass
+            images = self.data[0][torch.from_numpy(self.split(job).test).to(DEVICE)]
+            for name, member in zip(self.named, group.members, strict=True):
+                yield self.write(self.file(job, name), *predict(member.network, images))
+            took = time.perf_counter() - began
+            print(f"{self.home.name} {job}: {len(self.named)} methods, {took:.0f} s", flush=True)
 
     def group(self, names: tuple[str, ...]) -> Together:
         """Return members of these methods: those of the last time, if they are the same."""
@@ -167,24 +165,23 @@ class Evidence:
         part.rename(path)
         return path
 
-    def unscored(self) -> list[tuple[Any, ...]]:
-        """Return what ``finish`` needs for every prediction that has no scores yet."""
-        tasks = []
-        for job in self.jobs:
-            for path in sorted((self.home / str(job)).glob("*.npz")):
-                if not path.with_suffix(".npy").exists() and ".part" not in path.suffixes:
-                    tasks.append((path, *self.truth(job), self.set.max_noise_size))
-        return tasks
-
     def file(self, job: Job, method: str) -> Path:
         return self.home / str(job) / f"{method}.npz"
 
-    def truth(self, job: Job) -> tuple[Any, Any]:
+    def unscored(self) -> Iterator[tuple[Job, Path]]:
+        """Find the predictions that have no scores yet."""
+        for job in self.jobs:
+            for path in sorted((self.home / str(job)).glob("*.npz")):
+                if not path.with_suffix(".npy").exists() and ".part" not in path.suffixes:
+                    yield job, path
+
+    def truth(self, job: Job) -> tuple[Array, Array, int]:
+        """Return the labels and groups of a job's test, and the size of noise."""
         test = self.split(job).test
-        return self.cases.labels[test], self.cases.groups[test]
+        return self.cases.labels[test], self.cases.groups[test], self.set.max_noise_size
 
 
-def finish(path: Path, labels: Any, groups: Any, noise: int) -> None:
+def finish(path: Path, labels: Array, groups: Array, noise: int) -> None:
     """Score one run and keep the sums."""
     with np.load(path) as predicted:
         sums = score(predicted["ranks"], predicted["best"], labels, groups, noise)
@@ -209,14 +206,15 @@ def main() -> None:
     )
     spawn = get_context("spawn")
     with ProcessPoolExecutor(options.workers, spawn, torch.set_num_threads, (1,)) as pool:
-        scored = [pool.submit(finish, *task) for task in evidence.unscored()]
+        scored = [
+            pool.submit(finish, path, *evidence.truth(job)) for job, path in evidence.unscored()
+        ]
         for first in range(0, options.jobs, FOLDS):
             jobs = evidence.jobs[first : first + FOLDS]
             evidence.warm(jobs)
             for job in jobs:
-                for path in evidence.compare([job]):
-                    noise = evidence.set.max_noise_size
-                    scored.append(pool.submit(finish, path, *evidence.truth(job), noise))
+                for path in evidence.compare(job):
+                    scored.append(pool.submit(finish, path, *evidence.truth(job)))
         for future in scored:
             future.result()
 

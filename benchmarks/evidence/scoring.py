@@ -36,7 +36,7 @@ def score(
     numbers = np.unique(groups, return_inverse=True)[1]
     sums = np.zeros((numbers.max() + 1, len(THRESHOLDS), 2, len(MEASURES)))
     np.add.at(sums[..., MEASURES.index("images")], numbers, 1)
-    for index in range(1, int(best.max()) + 1):
+    for index in range(1, int(max(best.max(), labels.max())) + 1):
         truth = Truth(labels == index, 4 * noise)
         for place in range(len(THRESHOLDS)):
             raw = (ranks > place) & (best == index)
@@ -127,9 +127,11 @@ class Truth:
         found = np.zeros(len(masks))
         for index in np.flatnonzero(self.sizes):
             if masks[index].any():
-                pair = (torch.from_numpy(of[index])[None, None] for of in (masks, self.masks))
+                predicted, true = (
+                    torch.from_numpy(of[index])[None, None] for of in (masks, self.masks)
+                )
                 found[index] = compute_hausdorff_distance(
-                    *pair, include_background=True, percentile=95
+                    predicted, true, include_background=True, percentile=95
                 ).item()
             else:
                 found[index] = np.linalg.norm(masks.shape[1:])

@@ -71,7 +71,7 @@ def read_busi(folders: Sequence[Path]) -> Cases:
     for row in table(folders[0]):
         name = f"{row['case']}.png"
         image, mask = (Image.open(folders[0] / kind / name) for kind in ("images", "masks"))
-        size = tuple(math.ceil(side * 128 / max(image.size)) for side in image.size)
+        size = [math.ceil(side * 128 / max(image.size)) for side in image.size]
         smaller = [one.convert("L").resize(size, Image.Resampling.BOX) for one in (image, mask)]
         images.append(fit(np.asarray(smaller[0]), (128, 128))[None])
         labels.append(fit(np.asarray(smaller[1]) > 127, (128, 128)))
@@ -128,8 +128,8 @@ def read_nuclei(folders: Sequence[Path]) -> Cases:
         for top in (0, 128):
             for left in (0, 128):
                 tile = slice(top, top + 128), slice(left, left + 128)
-                images.append(fit(image[tile], (128, 128))[None])
-                labels.append(fit(label[tile], (128, 128)))
+                images.append(image[tile][None])
+                labels.append(label[tile])
                 groups.append(row["mosaic_group"])
     return Cases(np.stack(images), np.stack(labels).astype(np.uint8), np.array(groups))
 
@@ -195,11 +195,7 @@ def split(groups: Array, fold: int, labelled: int | None) -> Split:
     """Give a third of the groups to the test, an eighth of the others to validation."""
     names, numbers = np.unique(groups, return_inverse=True)
     order = np.random.default_rng(23).permutation(len(names))
-    place = np.empty(len(names), int)
-    place[order] = range(len(names))
-    tested = place % FOLDS == fold
-    rest = order[~tested[order]]
-    validation, training = rest[: len(rest) // 8], rest[len(rest) // 8 :]
-    kept = training[:labelled]
-    return Split(*(np.flatnonzero(np.isin(numbers, of)) for of in (training, kept, validation)),
-                 np.flatnonzero(tested[numbers]))  # fmt: skip
+    test, rest = order[fold::FOLDS], np.delete(order, np.s_[fold::FOLDS])
+    validation, training = np.split(rest, [len(rest) // 8])
+    chosen = (training, training[:labelled], validation, test)
+    return Split(*(np.flatnonzero(np.isin(numbers, of)) for of in chosen))

@@ -37,15 +37,14 @@ class Stream:
         ]
         self.drawn = torch.from_numpy(np.concatenate(drawn, 1)).to(DEVICE)
         turns = turning(steps * sum(sizes), self.data[0].dim() - 2, flips, numbers)
-        self.turns = torch.from_numpy(turns).to(DEVICE).unflatten(0, (steps, -1))
+        self.turns = torch.from_numpy(turns.reshape(steps, -1, *turns.shape[1:])).to(DEVICE)
         gains = numbers.uniform(1 - GAIN, 1 + GAIN, (steps, sum(sizes))).astype(np.float32)
         self.gains = torch.from_numpy(gains).to(DEVICE)
 
     def fill(self, step: int) -> None:
         """Put the batch of a step in its place."""
         images, labels, regions = (values[self.drawn[step]].float() for values in self.data)
-        shape = [*images.shape[:2], *images.shape[2:]]
-        grid = F.affine_grid(self.turns[step], shape, align_corners=False)
+        grid = F.affine_grid(self.turns[step], list(images.shape), align_corners=False)
         gain = self.gains[step].view(-1, *[1] * (images.dim() - 1))
         images = gain / 255 * F.grid_sample(images, grid, align_corners=False)
         both = torch.stack([labels, regions], 1)
@@ -166,7 +165,7 @@ class Together:
 def predict(network: nn.Module, images: Tensor, size: int = 64) -> tuple[Tensor, Tensor]:
     """Return the probability of foreground ``(N, *spatial)``, and the class it has where it is."""
     foreground, best = [], []
-    for part in images.split(size):
+    for part in torch.split(images, size):
         logits = network(part.float() / 255)
         if logits.shape[1] == 1:
             foreground.append(logits.sigmoid().squeeze(1))
