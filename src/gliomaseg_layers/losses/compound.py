@@ -30,8 +30,8 @@ class CompoundLoss(nn.Module):
 
     .. math:: L = \alpha \, CE + \beta \, Dice + \gamma \, O
 
-    With ``scnp``, cross-entropy and Dice are those of the worst logits nearby, see
-    :func:`gliomaseg_layers.functional.scnp`; O stays that of the plain ones.
+    With ``scnp``, CE and Dice are the means of those of the plain logits and of the worst ones
+    nearby, see :func:`gliomaseg_layers.functional.scnp`; O stays that of the plain ones.
 
     O is what ``outlier`` adds to its cross-entropy. Of an :class:`OutlierRegionLoss` that is
     k w CE, w the outlier weight and k its strength; of a :class:`DensityLoss` it is -D.
@@ -54,8 +54,8 @@ class CompoundLoss(nn.Module):
         beta: weight of the Dice loss, >= 0. [WANG-MSFEN] has 0.3 and 0.7, or 0.7 and 0.3, for alpha
             and beta, with gamma 0.
         gamma: weight of the outlier term, >= 0.
-        scnp: side of SCNP's window in pixels, odd; one int, or one per spatial axis; 3 is its
-            authors'. None for the plain logits.
+        scnp: side of SCNP's window in pixels, odd; one int, or one per spatial axis. None for the
+            plain logits alone.
 
     Shapes: ``input`` ``(N, C, *spatial)``; ``target`` like it, or class indices ``(N, *spatial)``
     in multiclass mode; ``mask`` boolean, False outside the image; the result is a scalar.
@@ -152,23 +152,22 @@ class CompoundLoss(nn.Module):
         scores, labels = read_labelled(
             input, target, mask=mask, **given("mode", "from_logits", "ignore_index")
         )
-        worst = scores
+        read = [scores]
         if self.scnp is not None:
             sides = check_window("scnp", self.scnp, input.dim() - 2)
-            worst = worst_of_class(scores, labels, sides)
+            read.append(worst_of_class(scores, labels, sides))
         ce = dice = outlier = scores.values.new_zeros(())
-        pixel_weights = given("pos_weight", "class_weights")
-        if self.enabled["alpha"] or (self.enabled["gamma"] and worst is scores):
-            cross_entropy = cross_entropy_map(worst, labels, **pixel_weights)
+        weights = given("pos_weight", "class_weights")
         if self.enabled["alpha"]:
-            ce = reduce(cross_entropy, scores.valid, reduction)
+            costs = [cross_entropy_map(each, labels, **weights) for each in read]
+            ce = _mean([reduce(cost, scores.valid, reduction) for cost in costs])
         if self.enabled["beta"]:
-            dice = self.dice.of(worst, labels, reduction)
+            dice = _mean([self.dice.of(each, labels, reduction) for each in read])
         if self.enabled["gamma"]:
-            if worst is not scores:
-                cross_entropy = cross_entropy_map(scores, labels, **pixel_weights)
-            term = self.outlier.term(scores, cross_entropy)
-            outlier = reduce(term, scores.valid, reduction)
+            plain = (
+                costs[0] if self.enabled["alpha"] else cross_entropy_map(scores, labels, **weights)
+            )
+            outlier = reduce(self.outlier.term(scores, plain), scores.valid, reduction)
         # Copies: a ramp may step, in place, between this forward and its backward.
         alpha, beta, gamma = (
             weight.to(ce.dtype, copy=True) for weight in (self.alpha, self.beta, self.gamma)
@@ -210,3 +209,7 @@ class CompoundLoss(nn.Module):
                 source = moved if weight.is_meta else weight  # a meta tensor holds no value
                 self._buffers[name] = source.to(moved.device, dtype)
         return self
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(values).mean(0)
