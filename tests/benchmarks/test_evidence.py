@@ -4,6 +4,7 @@ import itertools
 import operator
 import sys
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -437,6 +438,8 @@ def test_a_run_in_small_repeats_nothing(tiny: Path, monkeypatch: pytest.MonkeyPa
     results[2].unlink()
     results[3].unlink()
     results[5].unlink()
+    # To start a process takes longer than all the rest.
+    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     run.main()
     for path, (when, what) in before.items():
         assert path.read_bytes() == what  # SCNP alone trains as it did beside another
