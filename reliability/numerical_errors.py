@@ -22,6 +22,7 @@ from gliomaseg_layers.functional import (
     outlier_region_loss,
     outlier_weight,
     remove_outlier_regions,
+    scnp,
 )
 from tests.support import references
 from tests.support.cases import scene
@@ -68,6 +69,7 @@ def functions(mode: str, inner: int, outer: int) -> Iterator[tuple[str, Case]]:
         ("labelled", outlier_region_loss, counted),
         ("labelled", density_loss, density),
         ("labelled", dice_loss, given),
+        ("labelled", scnp, given),
     ]
     for takes, function, settings in named:
         second = getattr(references, function.__name__)

@@ -111,8 +111,11 @@ def test_losses_and_gradients_match_the_reference(dtype, spatial, mode, channels
     check(formula.function, formula.reference, x, target, mask=mask, **settings)
 
 
-LOSSES = [OutlierRegionLoss(**SMALL), CompoundLoss(OutlierRegionLoss("multiclass", **SMALL))]
-each_loss = pytest.mark.parametrize("loss", LOSSES, ids=["outlier", "compound, multiclass"])
+LOSSES = [
+    OutlierRegionLoss(**SMALL),
+    *(CompoundLoss(OutlierRegionLoss("multiclass", **SMALL), scnp=size) for size in (None, 3)),
+]
+each_loss = pytest.mark.parametrize("loss", LOSSES, ids=["outlier", "compound", "compound, scnp"])
 
 
 def sized(loss, batch, spatial):

@@ -44,7 +44,7 @@ def modules() -> None:
         Tensor | tuple[Tensor, dict[str, Tensor]],
     )
     assert_type(gl.CompoundLoss().alpha, Tensor)
-    assert_type(gl.CompoundLoss(gl.DensityLoss(), gl.DiceLoss(), alpha=2).gamma, Tensor)
+    assert_type(gl.CompoundLoss(gl.DensityLoss(), gl.DiceLoss(), alpha=2, scnp=3).gamma, Tensor)
     for loss in (gl.OutlierRegionLoss(), gl.DensityLoss(), gl.DiceLoss(), gl.CompoundLoss()):
         loss.check_values(logits, target, mask=target > 0)
     assert_type(gl.ASPP(3)(logits), Tensor)
@@ -86,6 +86,7 @@ def functions() -> None:
     assert_type(F.outlier_weight(logits), Tensor)
     assert_type(F.outlier_weight_backend(logits), str)
     assert_type(F.remove_outlier_regions(logits), Tensor)
+    assert_type(F.scnp(logits, target, size=(3, 3)), Tensor)
     assert_type(gl.__version__, str)
 
 
@@ -99,6 +100,7 @@ def mistakes() -> None:
     gl.OutlierRegionLoss(strength="4")  # type: ignore[arg-type]
     gl.OutlierRegionLoss().forward(logits)  # type: ignore[call-arg]
     gl.CompoundLoss("multiclass")  # type: ignore[arg-type]
+    F.scnp(logits, target, size=3.0)  # type: ignore[arg-type]
     gl.CompoundLoss(ignore_index=255)  # type: ignore[call-arg]
     gl.CompoundLoss().forward(logits, target, target > 0, True)  # type: ignore[call-arg]
     gl.WeightRamp(gl.DiceLoss(), "beta", total_steps=10)  # type: ignore[arg-type]
