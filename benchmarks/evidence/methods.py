@@ -18,6 +18,7 @@ from gliomaseg_layers.functional import (
     outlier_penalty,
     outlier_region_loss,
     outlier_weight,
+    scnp,
 )
 
 
@@ -81,60 +82,89 @@ def emphasis(logits: Tensor, setting: Setting, share: float | None) -> Tensor:
 
 def ours(logits: Tensor, batch: Batch, setting: Setting, *, share: float | None) -> Tensor:
     """Return the loss of the library: CE + Dice, the CE under the weight of outlier regions."""
-    windows = {"window": setting.window, "max_noise_size": setting.max_noise_size}
-    weighed = outlier_region_loss(logits, batch.labels, mode=setting.mode, share=share, **windows)
+    weighed = outlier_region_loss(
+        logits,
+        batch.labels,
+        mode=setting.mode,
+        window=setting.window,
+        max_noise_size=setting.max_noise_size,
+        share=share,
+    )
     return weighed + dice_loss(logits, batch.labels, mode=setting.mode)
 
 
 def density(logits: Tensor, batch: Batch, setting: Setting) -> Tensor:
     """Return equation 13 of [WAN23], its windows scaled."""
     inner = setting.window // 3 // 2 * 2 + 1
-    settings = {"mode": setting.mode, "inner": inner, "outer": setting.window}
-    return ce_dice(logits, batch, setting) + density_loss(logits, batch.labels, **settings)
+    return ce_dice(logits, batch, setting) + density_loss(
+        logits, batch.labels, mode=setting.mode, inner=inner, outer=setting.window
+    )
 
 
-def scnp(logits: Tensor, labels: Tensor, size: int = 3) -> Tensor:
-    """Replace every logit by the worst one of its class in a small window (arXiv 2603.18671)."""
-    if logits.shape[1] == 1:
-        inside = labels.unsqueeze(1) > 0
-    else:
-        classes = torch.arange(logits.shape[1], device=logits.device)
-        inside = labels.unsqueeze(1) == classes.view(-1, *[1] * (labels.dim() - 1))
-    pool = partial(F.max_pool2d if logits.dim() == 4 else F.max_pool3d, kernel_size=size)
-    lowest = -pool(torch.where(inside, -logits, -torch.inf), stride=1, padding=size // 2)
-    highest = pool(torch.where(inside, -torch.inf, logits), stride=1, padding=size // 2)
-    return torch.where(inside, lowest, highest)
+def worst(logits: Tensor, batch: Batch, setting: Setting, size: int) -> Tensor:
+    """Return SCNP's logits."""
+    return scnp(logits, batch.labels, mode=setting.mode, size=size)
 
 
 def scnp_loss(logits: Tensor, batch: Batch, setting: Setting, *, size: int = 3) -> Tensor:
-    return ce_dice(scnp(logits, batch.labels, size), batch, setting)
+    return ce_dice(worst(logits, batch, setting, size), batch, setting)
 
 
 def crossing(
     logits: Tensor, batch: Batch, setting: Setting, *, share: float, size: int = 3
 ) -> Tensor:
-    """Return CE + Dice of the worst neighbours, the CE under the weight of the plain logits."""
-    worst = scnp(logits, batch.labels, size)
-    return ce_dice(worst, batch, setting, times=1 + emphasis(logits, setting, share))
+    """Return CE + Dice of SCNP's logits, the CE under the weight of the plain ones."""
+    weight = 1 + emphasis(logits, setting, share)
+    return ce_dice(worst(logits, batch, setting, size), batch, setting, times=weight)
 
 
-def crossing_plain_dice(logits: Tensor, batch: Batch, setting: Setting, *, share: float) -> Tensor:
-    """Return the same, but Dice of the plain logits."""
-    cost = cross_entropy(scnp(logits, batch.labels), batch.labels)
+def flagged_neighbours(logits: Tensor, batch: Batch, setting: Setting) -> Tensor:
+    """Return CE + Dice of SCNP's logits inside outlier regions, of the plain ones elsewhere."""
+    flagged = (emphasis(logits, setting, 1.0) > 0).unsqueeze(1)
+    chosen = torch.where(flagged, worst(logits, batch, setting, 3), logits)
+    return ce_dice(chosen, batch, setting)
+
+
+def within_one_class(logits: Tensor, batch: Batch, setting: Setting, *, size: int = 5) -> Tensor:
+    """Return CE + Dice of SCNP's logits, but of the plain ones where a window holds two classes."""
+    pool = F.max_pool2d if logits.dim() == 4 else F.max_pool3d
+    classes = torch.arange(logits.shape[1], device=logits.device) + (logits.shape[1] == 1)
+    member = batch.labels.unsqueeze(1) == classes.view(-1, *[1] * (logits.dim() - 2))
+    most, least = (
+        sign * pool(sign * member.float(), size, stride=1, padding=size // 2) for sign in (1, -1)
+    )
+    chosen = torch.where(most == least, worst(logits, batch, setting, size), logits)
+    return ce_dice(chosen, batch, setting)
+
+
+def apart(logits: Tensor, batch: Batch, setting: Setting, *, ce: int, dice: int) -> Tensor:
+    """Return CE and Dice, each of SCNP's logits in a window of its own; 1 takes the plain ones."""
+    cost = cross_entropy(worst(logits, batch, setting, ce), batch.labels).mean()
+    return cost + dice_loss(worst(logits, batch, setting, dice), batch.labels, mode=setting.mode)
+
+
+def weighed_apart(logits: Tensor, batch: Batch, setting: Setting, *, share: float) -> Tensor:
+    """Return CE of SCNP's logits under the weight of the plain ones + Dice of the plain ones."""
+    cost = cross_entropy(worst(logits, batch, setting, 3), batch.labels)
     weighed = (cost * (1 + emphasis(logits, setting, share))).mean()
     return weighed + dice_loss(logits, batch.labels, mode=setting.mode)
 
 
-def flagged_neighbours(logits: Tensor, batch: Batch, setting: Setting) -> Tensor:
-    """Return CE + Dice of the worst neighbours, which are taken inside outlier regions alone."""
-    flagged = (emphasis(logits, setting, 1.0) > 0).unsqueeze(1)
-    return ce_dice(torch.where(flagged, scnp(logits, batch.labels), logits), batch, setting)
-
-
-def added(logits: Tensor, batch: Batch, setting: Setting, *, share: float) -> Tensor:
-    """Return CE + Dice of the worst neighbours + our term of the plain logits."""
-    extra = emphasis(logits, setting, share) * cross_entropy(logits, batch.labels)
-    return scnp_loss(logits, batch, setting) + extra.mean()
+def mixed(
+    logits: Tensor,
+    batch: Batch,
+    setting: Setting,
+    *,
+    size: int,
+    plain: float = 0.5,
+    share: float | None = None,
+) -> Tensor:
+    """Return CE + Dice, a part of the plain logits, the rest of SCNP's; maybe + our term."""
+    loss = plain * ce_dice(logits, batch, setting)
+    loss = loss + (1 - plain) * scnp_loss(logits, batch, setting, size=size)
+    if share is None:
+        return loss
+    return loss + (emphasis(logits, setting, share) * cross_entropy(logits, batch.labels)).mean()
 
 
 def blob(logits: Tensor, batch: Batch, setting: Setting) -> Tensor:
@@ -180,25 +210,30 @@ def penalised(logits: Tensor, batch: Batch, setting: Setting, *, strength: float
 
 
 BASELINE = "CE + Dice"
-SHARES = (0.03, 0.1, 0.3)
 
 METHODS: dict[str, Method] = {
     BASELINE: ce_dice,
     "CE twice + Dice": partial(ce_dice, times=2.0),
-    "ours, share 0.1": partial(ours, share=0.1),
-    "SCNP": scnp_loss,
-    **{f"crossing, share {s:g}": partial(crossing, share=s) for s in SHARES},
-    "crossing 5, share 0.1": partial(crossing, share=0.1, size=5),
-    "crossing, share 0.1, Dice of plain logits": partial(crossing_plain_dice, share=0.1),
-    "SCNP 5": partial(scnp_loss, size=5),
-    "SCNP in outlier regions": flagged_neighbours,
-    "SCNP + ours, share 0.1": partial(added, share=0.1),
-    "ours, share 0.3": partial(ours, share=0.3),
-    "ours, share 1": partial(ours, share=1.0),
+    **{f"ours, share {share:g}": partial(ours, share=share) for share in (0.1, 0.3, 1.0)},
     "ours, no share": partial(ours, share=None),
     "density": density,
     "top 10 %": top_k,
     "blob loss": blob,
+    "SCNP": scnp_loss,
+    "SCNP 5": partial(scnp_loss, size=5),
+    "plain and SCNP 5": partial(mixed, size=5),
+    "plain and SCNP 7": partial(mixed, size=7),
+    # SCNP and our weight, crossed.
+    "plain and SCNP 5 + ours, share 0.1": partial(mixed, size=5, share=0.1),
+    "SCNP + ours, share 0.1": partial(mixed, size=3, plain=0.0, share=0.1),
+    **{f"crossing, share {share:g}": partial(crossing, share=share) for share in (0.03, 0.1, 0.3)},
+    "crossing 5, share 0.1": partial(crossing, share=0.1, size=5),
+    "crossing, share 0.1, Dice of plain logits": partial(weighed_apart, share=0.1),
+    "SCNP in outlier regions": flagged_neighbours,
+    # Where SCNP acts.
+    "CE of SCNP 5": partial(apart, ce=5, dice=1),
+    "Dice of SCNP 5": partial(apart, ce=1, dice=5),
+    "within 5": within_one_class,
 }
 # With some labelled patients, and the others without labels.
 FEW_LABELS: dict[str, Method] = {

@@ -1,73 +1,117 @@
-"""Sum up the runs of runs/ in the tables of results/, from which ``page.py`` writes the page.
+"""Sum up the runs of a set: every curve, and what each method saves at the baseline's misses."""
 
-patients.csv: what does not depend on a method, a row for each patient. scores.csv: the finalists, a
-row for each method, seed and patient. curve.csv: the baseline at every threshold. screening.csv:
-what was screened, over all patients of its fold. Only seeds that every fold has finished count.
-"""
-
-from collections.abc import Iterable
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from benchmarks.evidence.methods import BASELINE, CONTROL
-from benchmarks.evidence.run import POST_PROCESSING, STAGES, finished, results_file
+from benchmarks.evidence.methods import BASELINE
+from benchmarks.evidence.run import JOBS, RUNS
+from benchmarks.evidence.scoring import HALF, MEASURES, THRESHOLDS, Sums
 
 RESULTS = Path(__file__).parent / "results"
-OF_PATIENT = ["slices", "tumour_slices", "true", "true_regions", "true_small"]
-OF_RUN = ["overlap", "predicted", "dice", "dice_tumour", "lesion_dice", "hd95"]
-OF_RUN += ["spurious", "noise", "holes", "missed", "missed_small"]
-CURVE = ["spurious", "missed"]
+DRAWS = 1000  # of the bootstrap
+WAYS = ("as predicted", "cleaned")
+Array = NDArray[Any]
 
 
-def read(stage: str) -> pd.DataFrame:
-    """Return the sums of every run of a stage: by method, threshold, seed, fold and patient."""
-    folds, seeds, names = STAGES[stage]
-    cleaned = [name for name in (BASELINE, CONTROL) if name in names]
-    wanted = [*names, *(f"{name}, {post}" for name in cleaned for post in POST_PROCESSING)]
-    required = set(cleaned) if stage == "screen" else set(names)
-    rows = []
-    for seed in seeds:
-        runs = {fold: finished(results_file(fold, seed)) for fold in folds}
-        if not all(required <= found.keys() for found in runs.values()):
-            continue
-        rows += [
-            {"method": name, "threshold": float(at), "seed": seed, "fold": fold}
-            | {"patient": int(patient)}
-            | sums
-            for name in wanted
-            for fold, found in runs.items()
-            for at, patients in found.get(name, {}).items()
-            for patient, sums in patients.items()
-        ]
-    return pd.DataFrame(rows)
+def read_runs(home: Path) -> dict[str, list[Sums]]:
+    """Return the sums of every method, job after job."""
+    runs: dict[str, list[Sums]] = {}
+    for job in JOBS:
+        for path in sorted((home / str(job)).glob("*.npy")):
+            if path.suffixes[-2:] == [".part", ".npy"]:  # left by a run that was killed
+                continue
+            runs.setdefault(path.stem, []).append(np.load(path).astype(float))
+    return runs
 
 
-def everywhere(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep the methods that every seed has."""
-    seeds = table.groupby("method")["seed"].transform("nunique")
-    return table[seeds == table["seed"].nunique()]
+def rates(sums: Sums) -> dict[str, Array]:
+    """Return the figures of a page, of sums ``(..., measures)``."""
+    of = dict(zip(MEASURES, np.moveaxis(sums, -1, 0), strict=True))
+    hit, wrong = of["true"] - of["missed"], of["spurious"] + of["missed"]
+    with np.errstate(invalid="ignore"):  # HD95 is measured at one threshold
+        return {
+            "spurious": 100 * of["spurious"] / of["images"],
+            "holes": 100 * of["holes"] / of["images"],
+            "islands": 100 * (of["spurious"] + of["holes"]) / of["images"],
+            "missed": 100 * of["missed"] / of["true"],
+            "missed_small": 100 * of["missed_small"] / of["true_small"],
+            "f1": 2 * hit / (2 * hit + wrong),
+            "dice": of["dice"] / of["dice_of"],
+            "hd95": of["hd95"] / of["hd95_of"],
+        }
 
 
-def write(stages: Iterable[str] = STAGES) -> None:
-    """Write the tables of the stages that have a finished seed."""
-    RESULTS.mkdir(exist_ok=True)
-    tables = {stage: table for stage in stages if len(table := read(stage))}
-    if (final := tables.pop("final", None)) is not None:
-        at_half = final[final["threshold"] == 0.5]
-        first = at_half[at_half["method"] == BASELINE].drop_duplicates("patient")
-        patients = first.sort_values("patient")[["patient", "fold", *OF_PATIENT]]
-        patients.to_csv(RESULTS / "patients.csv", index=False)
-        scores = at_half[["method", "seed", "patient", *OF_RUN]]
-        scores.to_csv(RESULTS / "scores.csv", index=False)
-        curve = final[final["method"] == BASELINE][["threshold", "seed", "patient", *CURVE]]
-        curve.to_csv(RESULTS / "curve.csv", index=False)
-    if tables:
-        screened = pd.concat(map(everywhere, tables.values()))
-        screened = screened[screened["threshold"] == 0.5]
-        sums = screened.groupby(["method", "seed"], sort=False)[OF_RUN].sum().round(4)
-        sums.reset_index().to_csv(RESULTS / "screening.csv", index=False)
+def at_misses(islands: Array, missed: Array, limit: float) -> float:
+    """Return the fewest islands of a curve over thresholds where so many regions are missed.
+
+    Between thresholds it is a straight line.
+    """
+    places = np.unique(missed)
+    fewest = [islands[missed <= place].min() for place in places]
+    return float(np.interp(limit, places, fewest))
+
+
+def saved(sums: Sums, baseline: Sums, way: int) -> tuple[float, float]:
+    """Return how many islands a method saves at the cleaned baseline's misses, and of how many.
+
+    Both are per 100 images; the sums are over all groups, ``(thresholds, 2, measures)``.
+    """
+    theirs, mine = rates(baseline[:, 1]), rates(sums[:, way])
+    limit = float(theirs["missed"][HALF])
+    left = at_misses(theirs["islands"], theirs["missed"], limit)
+    return left - at_misses(mine["islands"], mine["missed"], limit), left
+
+
+def summarise(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the curves of all methods of a set, and what they save, with intervals.
+
+    A method is compared with the baseline on the jobs that both have done. Intervals are of 95 %,
+    over groups drawn anew, the same for both.
+    """
+    runs = read_runs(RUNS / name)
+    curves, savings = [], []
+    for method, mine in runs.items():
+        jobs = len(mine)
+        own, base = (np.concatenate(each) for each in (mine, runs[BASELINE][:jobs]))
+        for way, cleaned in enumerate(WAYS):
+            figures = pd.DataFrame(rates(own.sum(0)[:, way]))
+            figures.insert(0, "threshold", THRESHOLDS)
+            curves.append(figures.assign(method=method, mask=cleaned, jobs=jobs))
+        draws = np.random.default_rng(0).integers(0, len(own), (DRAWS, len(own)))
+        for way, cleaned in enumerate(WAYS):
+            found = np.array([
+                compare(own[draw].sum(0), base[draw].sum(0), way)
+                for draw in (slice(None), *draws)
+            ])  # fmt: skip
+            low, high = np.percentile(found[1:], [2.5, 97.5], axis=0)
+            columns = {"method": method, "mask": cleaned, "jobs": jobs, "groups": len(own)}
+            for place, what in enumerate(("saved", "part", "dice", "missed_small")):
+                columns |= {what: found[0, place], f"{what}_low": low[place]}
+                columns |= {f"{what}_high": high[place]}
+            savings.append(columns)
+    return pd.concat(curves), pd.DataFrame(savings)
+
+
+def compare(own: Sums, base: Sums, way: int) -> tuple[float, float, float, float]:
+    """Return what is saved, as a number and as a part, and more Dice and small misses at 0.5."""
+    count, left = saved(own, base, way)
+    mine, theirs = rates(own[HALF, way]), rates(base[HALF, 1])
+    part = count / left if left else 0.0
+    more = [float(mine[what] - theirs[what]) for what in ("dice", "missed_small")]
+    return count, part, more[0], more[1]
+
+
+def main(names: Sequence[str]) -> None:
+    for name in names:
+        for kind, table in zip(("curves", "savings"), summarise(name), strict=True):
+            table.to_csv(RESULTS / f"{name}-{kind}.csv", index=False, float_format="%.5g")
 
 
 if __name__ == "__main__":
-    write()
+    main(sys.argv[1:])
