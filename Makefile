@@ -88,6 +88,8 @@ evidence: $(READY) ## compare the losses on a data set (SET=lgg DATA="folder fol
 	@test -n "$(SET)" -a -n "$(DATA)" || { echo 'name the set and its folders: make evidence SET=lgg DATA="folder folder"'; exit 2; }
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 $(EVIDENCE).run --set $(SET) --data $(DATA)
 	$(EVIDENCE).summary $(SET)
+	$(EVIDENCE).islands $(SET)
+	$(EVIDENCE).page
 
 kills: $(READY) ## kill the training examples at ten random moments each, and see that they go on to the same results
 	$(BIN)/python -m reliability.kills

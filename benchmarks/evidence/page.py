@@ -22,7 +22,7 @@ TITLES = {
     "lgg-few": "LGG, 8 labelled patients",
     "acdc-few": "ACDC, 8 labelled patients",
 }
-DRAWN = (BASELINE, "ours, share 0.1", "SCNP", "SCNP 5", "within 5")
+DRAWN = (BASELINE, "ours, share 0.1", "SCNP", "plain and SCNP 5")  # on the same folds
 FIGURES = {
     "spurious": "spurious",
     "holes": "holes",
@@ -80,15 +80,21 @@ def draw(curves: dict[str, pd.DataFrame]) -> None:
     shown = {name: table for name, table in curves.items() if "few" not in name}
     figure, axes = plt.subplots(2, 3, figsize=(11, 7), layout="constrained")
     for axis, (name, table) in zip(axes.flat, shown.items(), strict=False):
+        cleaned = table[table["mask"] == "cleaned"].set_index(["method", "threshold"])
         for method in DRAWN:
-            curve = table[(table["method"] == method) & (table["mask"] == "cleaned")]
+            curve, half = cleaned.loc[method], cleaned.loc[(method, 0.5)]
             (line,) = axis.plot(curve["missed"], curve["islands"], marker=".", label=method)
-            half = curve[curve["threshold"] == 0.5]
             axis.plot(half["missed"], half["islands"], "o", color=line.get_color())
-        axis.set(title=TITLES[name], xlabel="true regions missed, %", ylim=(0, None))
-    axes[0, 0].set_ylabel("spurious regions + holes per 100 images")
-    axes[1, 0].set_ylabel("spurious regions + holes per 100 images")
-    axes[0, 0].legend(title=f"thresholds {THRESHOLDS[0]} to {THRESHOLDS[-1]}; dot: 0.5")
+        right = cleaned.loc[(BASELINE, 0.5), "missed"] + 8
+        axis.set(title=TITLES[name], xlabel="true regions missed, %", xlim=(None, right))
+        axis.set_ylim(0, None)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("spurious regions + holes per 100 images")
+    title = f"thresholds {THRESHOLDS[0]} to {THRESHOLDS[-1]}, masks cleaned; large dot: 0.5"
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(DRAWN))
+    for axis in axes.flat[len(shown) :]:
+        axis.axis("off")
     figure.savefig(HERE / "images" / "curves.svg", metadata={"Date": None})
 
 

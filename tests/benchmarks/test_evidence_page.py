@@ -1,0 +1,102 @@
+"""What the runs of the evidence are summed up to: savings at equal misses, places, tables."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.evidence import islands, page, summary
+from benchmarks.evidence.methods import BASELINE
+from benchmarks.evidence.scoring import HALF, MEASURES, THRESHOLDS
+
+GROUPS = 6
+
+
+def sums(spurious: float, missed: float) -> np.ndarray:
+    """Return sums of groups of 10 images and 10 true regions: islands fall, and misses rise."""
+    found = np.zeros((GROUPS, len(THRESHOLDS), 2, len(MEASURES)))
+    steps = np.arange(len(THRESHOLDS))[:, None]
+    values = {
+        "images": 10,
+        "true": 10,
+        "true_small": 2,
+        "spurious": spurious * (20 - steps),
+        "holes": spurious,
+        "missed": missed + 0.5 * (steps - HALF),
+        "dice": 8,
+        "dice_of": 10,
+    }
+    for name, value in values.items():
+        found[..., MEASURES.index(name)] = value
+    return found
+
+
+def test_a_curve_is_read_at_equal_misses() -> None:
+    islands, missed = np.array([9.0, 7, 5, 3]), np.array([0.0, 1, 1, 2])
+    assert summary.at_misses(islands, missed, 1) == 5
+    assert summary.at_misses(islands, missed, 1.5) == 4
+    assert summary.at_misses(islands, missed, 0.5) == 7
+    assert summary.at_misses(islands, missed, 9) == 3  # no threshold misses as many
+
+
+def test_half_the_islands_at_equal_misses_are_half_saved() -> None:
+    base, half = sums(2, 4).sum(0), sums(1, 4).sum(0)
+    left = 100 * 2 * (20 - HALF + 1) / 10
+    assert summary.saved(base, base, 1) == pytest.approx((0, left))
+    assert summary.saved(half, base, 1) == pytest.approx((left / 2, left))
+    # One step more timid: as many islands, at half a miss more, are no gain.
+    shifted = sums(2, 4.5).sum(0)
+    assert summary.saved(shifted, base, 1)[0] == pytest.approx(-100 * 2 / 10)
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write two folds of two methods, a part that was killed, and sum them up."""
+    monkeypatch.setattr(summary, "RUNS", tmp_path)
+    monkeypatch.setattr(summary, "RESULTS", tmp_path)
+    monkeypatch.setattr(summary, "DRAWS", 20)
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    for job in summary.JOBS[:2]:
+        home = tmp_path / "lgg" / str(job)
+        home.mkdir(parents=True)
+        np.save(home / f"{BASELINE}.npy", sums(2, 4))
+        np.save(home / "SCNP.part.npy", sums(0, 0))
+    np.save(tmp_path / "lgg" / str(summary.JOBS[0]) / "SCNP.npy", sums(1, 4))
+    summary.main(["lgg"])
+    return tmp_path
+
+
+def test_savings_say_what_they_are_of(written: Path) -> None:
+    savings = pd.read_csv(written / "lgg-savings.csv").set_index(["method", "mask"])
+    assert set(savings.index.unique("method")) == {BASELINE, "SCNP"}
+    found = savings.loc[("SCNP", "cleaned")]
+    assert (found["jobs"], found["groups"]) == (1, GROUPS)
+    assert found["part"] == pytest.approx(0.5)
+    assert found["part_low"] <= 0.5 <= found["part_high"]
+    assert savings.loc[(BASELINE, "cleaned"), "jobs"] == 2
+    assert savings.loc[(BASELINE, "cleaned"), "saved"] == 0
+
+
+def test_the_page_has_every_method(written: Path) -> None:
+    assert "| SCNP | 50 (50 to 50) [1] |" in page.saved_table(page.read("savings"))
+    curves, savings = (page.read(kind)["lgg"] for kind in ("curves", "savings"))
+    table = page.set_table("lgg", curves, savings)
+    assert table.count("| cleaned |") == table.count("| as predicted |") == 2
+    assert "| 0.8 |" in table
+
+
+def test_islands_are_counted_where_they_lie() -> None:
+    truth = np.zeros((3, 40, 40), bool)
+    truth[0, 10:20, 10:20] = truth[1, 10:20, 10:20] = True
+    masks = truth.copy()
+    masks[0, 23, 12] = True  # beside the true region
+    masks[0, 30:36, 30:36] = True  # elsewhere
+    masks[2, 5, 5] = masks[2, 9, 9] = True  # in an image without foreground
+    assert islands.places(masks, truth, 4) == {
+        "in images without foreground": 2,
+        "beside true regions": 1,
+        "elsewhere": 1,
+        "small": 3,
+        "all": 4,
+    }
