@@ -80,12 +80,14 @@ def draw(curves: dict[str, pd.DataFrame]) -> None:
     shown = {name: table for name, table in curves.items() if "few" not in name}
     figure, axes = plt.subplots(2, 3, figsize=(11, 7), layout="constrained")
     for axis, (name, table) in zip(axes.flat, shown.items(), strict=False):
-        cleaned = table[table["mask"] == "cleaned"].set_index(["method", "threshold"])
+        cleaned = table[table["mask"] == "cleaned"].set_index("method")
         for method in DRAWN:
-            curve, half = cleaned.loc[method], cleaned.loc[(method, 0.5)]
+            curve = cleaned.loc[method]
+            half = curve[curve["threshold"] == 0.5]
             (line,) = axis.plot(curve["missed"], curve["islands"], marker=".", label=method)
             axis.plot(half["missed"], half["islands"], "o", color=line.get_color())
-        right = cleaned.loc[(BASELINE, 0.5), "missed"] + 8
+            if method == BASELINE:
+                right = half["missed"].max() + 8
         axis.set(title=TITLES[name], xlabel="true regions missed, %", xlim=(None, right))
         axis.set_ylim(0, None)
     for axis in axes[:, 0]:
