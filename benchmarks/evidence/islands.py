@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from benchmarks.evidence.run import JOBS, RUNS
 from benchmarks.evidence.scoring import HALF, label
-from benchmarks.evidence.sets import SETS, load, split
+from benchmarks.evidence.sets import SETS, read_set, split
 from benchmarks.evidence.summary import RESULTS
 
 BESIDE = 5  # pixels from a true region
@@ -42,7 +42,7 @@ def places(masks: NDArray[np.bool_], truth: NDArray[np.bool_], noise: int) -> di
 
 def count(name: str) -> pd.DataFrame:
     """Count the islands of every method of a set, all classes together, at a threshold of 0.5."""
-    cases, rows = load(name, [], RUNS / "cases"), []
+    cases, rows = read_set(name, [], RUNS / "cases"), []
     for job in JOBS:
         test = split(cases.groups, job.fold, SETS[name].labelled).test
         for path in sorted((RUNS / name / str(job)).glob("*.npz")):

@@ -14,14 +14,14 @@ from benchmarks.evidence.methods import BASELINE
 from benchmarks.evidence.page import HERE
 from benchmarks.evidence.run import JOBS, RUNS
 from benchmarks.evidence.scoring import HALF, Truth
-from benchmarks.evidence.sets import SETS, load, split
+from benchmarks.evidence.sets import SETS, read_set, split
 
 COLOURS = {"right": (0.35, 0.7, 0.35), "spurious": (0.9, 0.2, 0.2), "missed": (0.25, 0.45, 0.95)}
 
 
 def main(method: str) -> None:
     name, job = "nuclei", JOBS[0]
-    cases = load(name, [], RUNS / "cases")
+    cases = read_set(name, [], RUNS / "cases")
     test = split(cases.groups, job.fold, None).test
     truth = Truth(cases.labels[test] > 0, 4 * SETS[name].max_noise_size)
     masks, islands, dice = {}, {}, {}

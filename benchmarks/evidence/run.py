@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.evidence.methods import BASELINE, FEW_LABELS, METHODS, Setting
 from benchmarks.evidence.scoring import THRESHOLDS, label, score
-from benchmarks.evidence.sets import FOLDS, SETS, Array, Cases, DataSet, Split, load, split
+from benchmarks.evidence.sets import FOLDS, SETS, Array, Cases, DataSet, Split, read_set, split
 from benchmarks.evidence.training import DEVICE, Member, Stream, Together, bind, predict
 
 RUNS = Path("runs/evidence")
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that score")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    cases = load(options.set, options.data, RUNS / "cases")
+    cases = read_set(options.set, options.data, RUNS / "cases")
     evidence = Evidence(
         options.set, cases, JOBS[: options.jobs], options.methods, options.side_by_side
     )

@@ -170,7 +170,7 @@ SETS: dict[str, DataSet] = {
 }
 
 
-def load(name: str, folders: Sequence[Path], cache: Path) -> Cases:
+def read_set(name: str, folders: Sequence[Path], cache: Path) -> Cases:
     """Read a set's cases, from the cache where they were read before."""
     path = cache / f"{name.removesuffix('-few')}.npz"
     if not path.exists():

@@ -426,7 +426,7 @@ def test_a_run_in_small_repeats_nothing(tiny: Path, monkeypatch: pytest.MonkeyPa
     saved = torch.load(starts[0])
     assert saved["dice"] == pytest.approx(max(saved["curve"]), abs=1e-4)
     assert saved["step"] == 2 + 2 * int(np.argmax(saved["curve"]))
-    cases = sets.load("tiny", [], tiny / "cases")
+    cases = sets.read_set("tiny", [], tiny / "cases")
     for home, job in zip(homes, run.JOBS, strict=False):
         test = sets.split(cases.groups, job.fold, None).test
         with np.load(home / "SCNP.npz") as predicted:
@@ -447,7 +447,7 @@ def test_a_run_in_small_repeats_nothing(tiny: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_regions_are_numbered_and_half_of_a_batch_has_labels(tiny: Path) -> None:
-    cases = sets.load("tiny-few", [], tiny)
+    cases = sets.read_set("tiny-few", [], tiny)
     evidence = run.Evidence("tiny-few", cases, run.JOBS, [], 2)
     counts = []
     for number, mask in enumerate(cases.labels):
