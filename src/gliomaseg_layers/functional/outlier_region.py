@@ -92,7 +92,7 @@ def outlier_region_loss(
         ValueError: an argument is out of its range, or shapes or devices do not fit.
         RuntimeError: a class index is out of range (is it ``ignore_index``?).
 
-    Source: after the aim of [WAN23] 3.3; ``density_loss`` has its equation 12.
+    Source: after the aim of [WAN23] 3.4.3; ``density_loss`` has its equation 12.
 
     Example:
         >>> import torch
@@ -271,7 +271,7 @@ def outlier_penalty(
         TypeError: an argument has the wrong type or dtype.
         ValueError: an argument is out of its range, or shapes or devices do not fit.
 
-    Source: after the aim of [WAN23] 3.3.
+    Source: after the aim of [WAN23] 3.4.3.
 
     Example:
         >>> import torch

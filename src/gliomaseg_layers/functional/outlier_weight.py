@@ -85,8 +85,8 @@ def outlier_weight(
         TypeError: ``input`` is not floating, or an argument has the wrong type.
         ValueError: an argument is out of its range, or a shape does not fit.
 
-    Source: after the aim of [WAN23] 3.3 ("the lower the density, the greater the need to assign a
-    greater loss value"); one window and hard counts replace its eq. 4-11.
+    Source: after the aim of [WAN23] 3.4.3, that a region costs the more the less dense it is; one
+    window and hard counts replace its eq. 4-11.
 
     Example:
         >>> import torch

@@ -34,7 +34,7 @@ class OutlierRegionLoss(SegmentationLoss):
         ValueError: an argument is out of its range.
         RuntimeError: a class index is out of range.
 
-    Source: after the aim of [WAN23] 3.3.
+    Source: after the aim of [WAN23] 3.4.3.
 
     Example:
         >>> import torch

@@ -43,7 +43,7 @@ class WeightRamp:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range, or a state does not fit.
 
-    Source: [WAN23] 3.3 lets the conventional loss dominate early in training.
+    Source: [WAN23] 3.4.3 lets the conventional loss dominate early in training.
 
     Example:
         >>> loss = CompoundLoss()
