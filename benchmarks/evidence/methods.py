@@ -3,7 +3,6 @@
 Every one is cross-entropy + Dice (CE + Dice) with something added or replaced.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -12,14 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gliomaseg_layers import OutlierRegionLoss
 from gliomaseg_layers.functional import (
     density_loss,
     dice_loss,
     outlier_penalty,
     outlier_region_loss,
-    outlier_weight,
     scnp,
 )
+from gliomaseg_layers.functional._scores import read_scores
 
 
 class Batch(NamedTuple):
@@ -40,8 +40,6 @@ class Setting(NamedTuple):
 
 
 Method = Callable[[Tensor, Batch, Setting], Tensor]
-LEVELS = (0.1, 0.3, 0.5)
-STRENGTH = 1000.0
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -61,23 +59,17 @@ def ce_dice(
 
 
 def emphasis(logits: Tensor, setting: Setting, share: float | None) -> Tensor:
-    """Return k w of ``outlier_region_loss``, ``(N, *spatial)``."""
-    weight = outlier_weight(
-        logits.detach(),
-        mode=setting.mode,
-        from_logits=True,
+    """Return k w of ``outlier_region_loss``, ``(N, *spatial)``: its term where the CE is 1."""
+    loss = OutlierRegionLoss(
+        setting.mode,
         window=setting.window,
         max_noise_size=setting.max_noise_size,
-        levels=LEVELS,
+        share=share,
     )
-    if logits.shape[1] == 1:
-        weight = weight.squeeze(1)
-    if share is None:
-        return STRENGTH * weight
-    axes = tuple(range(1, weight.dim()))
-    total = weight.sum(axes, keepdim=True).clamp(min=1e-30)
-    pixels = math.prod(weight.shape[1:])
-    return (share * pixels / total).clamp(max=STRENGTH) * weight
+    scores = read_scores(logits.detach(), setting.mode, True, None)
+    if setting.mode == "multiclass":
+        return loss.term(scores, torch.ones_like(logits[:, 0]))
+    return loss.term(scores, torch.ones_like(logits)).squeeze(1)
 
 
 def ours(logits: Tensor, batch: Batch, setting: Setting, *, share: float | None) -> Tensor:

@@ -152,11 +152,9 @@ def fit(values: Array, shape: Sequence[int]) -> Array:
     return values
 
 
-LGG = DataSet(read_lgg, window=11, max_noise_size=16)
-ACDC = DataSet(read_acdc, window=11, max_noise_size=16, classes=4)
 SETS: dict[str, DataSet] = {
-    "lgg": LGG,
-    "acdc": ACDC,
+    "lgg": DataSet(read_lgg, window=11, max_noise_size=16),
+    "acdc": DataSet(read_acdc, window=11, max_noise_size=16, classes=4),
     "busi": DataSet(read_busi, window=11, max_noise_size=16, flips=(1,)),
     "hippocampus": DataSet(
         read_hippocampus_slices, window=9, max_noise_size=4, classes=3, flips=(0,), batch=32

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.evidence.methods import BASELINE
-from benchmarks.evidence.run import JOBS, RUNS
+from benchmarks.evidence.run import JOBS, RUNS, Job
 from benchmarks.evidence.scoring import HALF, MEASURES, THRESHOLDS, Sums
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,14 +19,14 @@ WAYS = ("as predicted", "cleaned")
 Array = NDArray[Any]
 
 
-def read_runs(home: Path) -> dict[str, list[Sums]]:
-    """Return the sums of every method, job after job."""
-    runs: dict[str, list[Sums]] = {}
+def read_runs(home: Path) -> dict[str, dict[Job, Sums]]:
+    """Return the sums of every method, by job."""
+    runs: dict[str, dict[Job, Sums]] = {}
     for job in JOBS:
         for path in sorted((home / str(job)).glob("*.npy")):
             if path.suffixes[-2:] == [".part", ".npy"]:  # left by a run that was killed
                 continue
-            runs.setdefault(path.stem, []).append(np.load(path).astype(float))
+            runs.setdefault(path.stem, {})[job] = np.load(path).astype(float)
     return runs
 
 
@@ -77,8 +77,9 @@ def summarise(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     runs = read_runs(RUNS / name)
     curves, savings = [], []
     for method, mine in runs.items():
-        jobs = len(mine)
-        own, base = (np.concatenate(each) for each in (mine, runs[BASELINE][:jobs]))
+        both = [job for job in mine if job in runs[BASELINE]]
+        own, base = (np.concatenate([of[job] for job in both]) for of in (mine, runs[BASELINE]))
+        jobs = len(both)
         for way, cleaned in enumerate(WAYS):
             figures = pd.DataFrame(rates(own.sum(0)[:, way]))
             figures.insert(0, "threshold", THRESHOLDS)

@@ -60,9 +60,9 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for job in summary.JOBS[:2]:
         home = tmp_path / "lgg" / str(job)
         home.mkdir(parents=True)
-        np.save(home / f"{BASELINE}.npy", sums(2, 4))
         np.save(home / "SCNP.part.npy", sums(0, 0))
-    np.save(tmp_path / "lgg" / str(summary.JOBS[0]) / "SCNP.npy", sums(1, 4))
+        np.save(home / f"{BASELINE}.npy", sums(2 if job == summary.JOBS[1] else 8, 4))
+    np.save(tmp_path / "lgg" / str(summary.JOBS[1]) / "SCNP.npy", sums(1, 4))
     summary.main(["lgg"])
     return tmp_path
 
