@@ -213,8 +213,7 @@ METHODS: dict[str, Method] = {
     "blob loss": blob,
     "SCNP": scnp_loss,
     "SCNP 5": partial(scnp_loss, size=5),
-    "plain and SCNP 5": partial(mixed, size=5),
-    "plain and SCNP 7": partial(mixed, size=7),
+    **{f"plain and SCNP {size}": partial(mixed, size=size) for size in (3, 5, 7)},
     # SCNP and our weight, crossed.
     "plain and SCNP 5 + ours, share 0.1": partial(mixed, size=5, share=0.1),
     "SCNP + ours, share 0.1": partial(mixed, size=3, plain=0.0, share=0.1),
@@ -227,6 +226,7 @@ METHODS: dict[str, Method] = {
     "Dice of SCNP 5": partial(apart, ce=1, dice=5),
     "within 5": within_one_class,
 }
+MAIN = (BASELINE, "ours, share 0.1", "SCNP", "plain and SCNP 5")  # in all folds of all sets
 # With some labelled patients, and the others without labels.
 FEW_LABELS: dict[str, Method] = {
     BASELINE: supervised,

@@ -23,7 +23,7 @@ from benchmarks.evidence.training import DEVICE, Member, Stream, Together, bind,
 
 RUNS = Path("runs/evidence")
 SEEDS = 3
-WARM_STEPS, LOOK_EVERY, METHOD_STEPS = 3000, 250, 800
+LOOK_EVERY, METHOD_STEPS = 250, 800
 # A GPU trains all of them at the same time. On a CPU one after the other loses less when stopped.
 ALL_FOLDS, ALL_METHODS = (FOLDS, len(METHODS)) if DEVICE.type == "cuda" else (1, 1)
 
@@ -98,10 +98,10 @@ class Evidence:
         for job in jobs:
             torch.manual_seed(job.seed)
             stream = Stream(*self.data)
-            self.start(stream, job, WARM_STEPS, job.seed)
+            self.start(stream, job, self.set.warm_steps, job.seed)
             members.append(self.member(stream))
             members[-1].loss = bind(method, self.setting)
-        for step in Together(members).train(WARM_STEPS):
+        for step in Together(members).train(self.set.warm_steps):
             if step % LOOK_EVERY == 0:
                 for index, (job, member) in enumerate(zip(jobs, members, strict=True)):
                     dice = self.validate(member, self.split(job).validation)

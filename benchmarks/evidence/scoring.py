@@ -84,6 +84,15 @@ def find_holes(masks: Masks) -> tuple[NDArray[np.int32], NDArray[np.int64], Mask
     return labels, images, enclosed
 
 
+def find_spurious(masks: Masks, truth: Masks) -> tuple[NDArray[np.int32], NDArray[np.int64], Masks]:
+    """Number the regions; say of each in which image it is, and if it touches no true pixel."""
+    labels, images = label(masks, corners=True)
+    spurious = np.ones(len(images), bool)
+    spurious[0] = False
+    spurious[labels[truth]] = False
+    return labels, images, spurious
+
+
 class Truth:
     """True masks ``(N, *spatial)`` of a class, and their regions and holes."""
 
@@ -101,11 +110,8 @@ class Truth:
         def count(images: NDArray[np.int64]) -> NDArray[np.int64]:
             return np.bincount(images[images >= 0], minlength=len(masks))
 
-        labels, images = label(masks, corners=True)
-        spurious = np.ones(len(images), bool)
-        spurious[labels[self.masks]] = False
-        background, places, false = find_holes(masks)
-        false[background[self.holes & ~masks]] = False
+        _, images, spurious = find_spurious(masks, self.masks)
+        _, places, false = self.find_false_holes(masks)
         missed = np.ones(len(self.images), bool)
         missed[self.labels[masks]] = False
         both = (masks & self.masks).reshape(len(masks), -1).sum(1)
@@ -121,6 +127,12 @@ class Truth:
             "dice": np.where(there, 2 * both / np.maximum(sizes, 1), 0),
             "dice_of": there,
         }
+
+    def find_false_holes(self, masks: Masks) -> tuple[NDArray[np.int32], NDArray[np.int64], Masks]:
+        """Number the regions of background, and say which are holes that touch no true one."""
+        background, images, false = find_holes(masks)
+        false[background[self.holes & ~masks]] = False
+        return background, images, false
 
     def distances(self, masks: Masks) -> dict[str, NDArray[Any]]:
         """Return HD95 in pixels where the class is; the image's diagonal if none was predicted."""

@@ -37,6 +37,7 @@ class DataSet:
         classes: labels, background included; 2 is trained as binary.
         flips: spatial axes that may be flipped.
         labelled: how many training groups keep their labels; None for all.
+        warm_steps: of the network all methods go on from.
     """
 
     read: Callable[[Sequence[Path]], Cases]
@@ -47,6 +48,7 @@ class DataSet:
     axes: int = 2
     batch: int = 16
     labelled: int | None = None
+    warm_steps: int = 3000
 
     @property
     def mode(self) -> str:
@@ -163,14 +165,21 @@ SETS: dict[str, DataSet] = {
     "hippocampus-3d": DataSet(
         read_hippocampus, window=9, max_noise_size=27, classes=3, flips=(0,), axes=3, batch=4
     ),
-    "lgg-few": DataSet(read_lgg, window=11, max_noise_size=16, labelled=8),
-    "acdc-few": DataSet(read_acdc, window=11, max_noise_size=16, classes=4, labelled=8),
+    # Eight labelled patients, and a good or a weak network.
+    "lgg-few": DataSet(read_lgg, window=11, max_noise_size=16, labelled=8, warm_steps=1500),
+    "lgg-few-weak": DataSet(read_lgg, window=11, max_noise_size=16, labelled=8, warm_steps=250),
+    "acdc-few": DataSet(
+        read_acdc, window=11, max_noise_size=16, classes=4, labelled=8, warm_steps=1500
+    ),
+    "acdc-few-weak": DataSet(
+        read_acdc, window=11, max_noise_size=16, classes=4, labelled=8, warm_steps=250
+    ),
 }
 
 
 def read_set(name: str, folders: Sequence[Path], cache: Path) -> Cases:
     """Read a set's cases, from the cache where they were read before."""
-    path = cache / f"{name.removesuffix('-few')}.npz"
+    path = cache / f"{name.split('-few')[0]}.npz"
     if not path.exists():
         cases = SETS[name].read(folders)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,9 @@ def train(
     for number, parts in folds.items():
         home, suffix = output / f"fold-{number}", f", fold {number}" if len(folds) > 1 else ""
         systems: dict[str, Segmenter] = {}
-        for name, settings in recipe.variants.items():
+        for name, variant in recipe.variants.items():
+            # Folds differ in their seeds too, so that their spread holds that of training.
+            settings = variant | {"seed": variant["seed"] + max(number - 1, 0)}
             gate, seen = None, source.variant(settings)
             if settings["gate"]:
                 kept = home / f"gate-{settings['gate']}"

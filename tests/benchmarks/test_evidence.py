@@ -403,10 +403,10 @@ def read_tiny(folders: Any) -> sets.Cases:
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put sets of tiny cases in place, and few steps."""
     for name, labelled in (("tiny", None), ("tiny-few", 3)):
-        found = sets.DataSet(read_tiny, 9, 4, batch=4, labelled=labelled)
+        found = sets.DataSet(read_tiny, 9, 4, batch=4, labelled=labelled, warm_steps=4)
         monkeypatch.setitem(sets.SETS, name, found)
     monkeypatch.setattr(run, "RUNS", tmp_path)
-    for name, steps in (("WARM_STEPS", 4), ("LOOK_EVERY", 2), ("METHOD_STEPS", 2)):
+    for name, steps in (("LOOK_EVERY", 2), ("METHOD_STEPS", 2)):
         monkeypatch.setattr(run, name, steps)
     return tmp_path
 

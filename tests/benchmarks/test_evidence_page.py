@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.evidence import islands, page, summary
+from benchmarks.evidence import gradients, islands, page, summary
 from benchmarks.evidence.methods import BASELINE
 from benchmarks.evidence.scoring import HALF, MEASURES, THRESHOLDS
 
@@ -100,3 +100,31 @@ def test_islands_are_counted_where_they_lie() -> None:
         "small": 3,
         "all": 4,
     }
+
+
+def test_lesions_near_each_other_are_one() -> None:
+    truth = np.zeros((3, 20, 20), bool)
+    truth[0, 2:5, 2:5] = truth[0, 2:5, 8:11] = truth[0, 14:18, 14:18] = True
+    masks = np.zeros_like(truth)
+    masks[0, 2:5, 2:5] = True
+    masks[1, 5:9, 5:9] = masks[1, 15, 15] = True  # the single pixel is cleaned away
+    found = islands.lesions(masks, truth, 4)
+    assert found == {"lesions": 1, "lesions missed": 1, "lesions spurious": 1}
+    table = pd.DataFrame([{"method": "a"} | found, {"method": "b"} | found | {"lesions": 0}])
+    assert "| a | 0.500 |" in page.lesion_table({"lgg": table})
+
+
+def test_pixels_are_islands_holes_or_borders_and_none_is_two() -> None:
+    labels = np.zeros((2, 30, 30), np.uint8)
+    labels[0, 5:20, 5:20] = 1
+    found = labels.copy()
+    found[0, 12, 12] = 0  # a hole
+    found[0, 26:28, 26:28] = 2  # an island
+    found[1, 3, 3] = 1  # another, where nothing is true
+    places = gradients.wheres(found, labels)
+    assert {name: int(where.sum()) for name, where in places.items()} == {
+        "islands": 5,
+        "holes": 1,
+        "borders": 19**2 - 11**2,
+    }
+    assert sum(where.astype(int) for where in places.values()).max() == 1

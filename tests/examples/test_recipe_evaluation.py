@@ -151,17 +151,33 @@ def test_sizes_are_diameters(toy: Toy) -> None:
 
 def test_variants_are_compared_by_case() -> None:
     rng = np.random.default_rng(0)
-    names = [f"case {i}" for i in range(12)]
-    base = pd.DataFrame({"case": names, "region": "r", "dice": rng.uniform(0.5, 0.9, 12)})
-    better = base.assign(dice=base["dice"] + rng.uniform(0.01, 0.05, 12))
+    keys = {"case": [f"case {i}" for i in range(12)], "region": "r"}
+    base = pd.DataFrame(keys | {name: rng.uniform(0.5, 0.9, 12) for name in evaluation.TESTED})
+    more = pd.DataFrame({name: rng.uniform(0.01, 0.05, 12) for name in evaluation.TESTED})
+    better = base.assign(**(base[list(more)] + more))
     shuffled = better.sample(frac=1, random_state=1)  # pairs are by name, not by place
-    (row,) = compare({"new": shuffled, "old": base}).to_dict("records")
-    assert row["variants"] == "new - old"
-    assert row["difference"] == pytest.approx((better["dice"] - base["dice"]).mean())
-    assert row["p"] == pytest.approx(2 / 2**12)  # all signs alike, exact
-    assert ttest_rel(better["dice"], base["dice"]).pvalue < 0.05
-    (same,) = compare({"a": base, "b": base}).to_dict("records")
-    assert same["p"] == 1
+    rows = compare({"new": shuffled, "old": base}).to_dict("records")
+    assert [row["figure"] for row in rows] == list(evaluation.TESTED)
+    for row in rows:
+        difference = more[row["figure"]]
+        assert row["variants"] == "new - old"
+        assert row["difference"] == pytest.approx(difference.mean())
+        half = 1.96 * difference.std() / math.sqrt(12)  # of a normal distribution
+        assert row["from"] == pytest.approx(difference.mean() - half, abs=0.3 * half)
+        assert row["to"] == pytest.approx(difference.mean() + half, abs=0.3 * half)
+        assert row["p"] == pytest.approx(2 / 2**12)  # all signs alike, exact
+        assert ttest_rel(better[row["figure"]], base[row["figure"]]).pvalue < 0.05
+    for same in compare({"a": base, "b": base}).to_dict("records"):
+        assert same["p"] == 1
+        assert same["from"] == same["to"] == 0
+
+
+def test_the_loss_of_a_case_is_cross_entropy_and_dice() -> None:
+    probs, true = torch.tensor([[[0.9, 0.2]], [[0.5, 0.0]]]), torch.tensor([[[1, 0]], [[1, 0]]])
+    cross_entropy = -np.log([0.9, 0.8, 0.5, 1.0]).mean()
+    dice = 1 - (2 * 1.4 + 1) / (1.6 + 2 + 1)
+    assert evaluation._loss(probs, true) == pytest.approx(cross_entropy + dice, rel=1e-6)
+    assert math.isfinite(evaluation._loss(1 - true.double(), true))
 
 
 def test_only_what_the_network_uses_is_important() -> None:

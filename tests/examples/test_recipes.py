@@ -96,6 +96,16 @@ def test_what_only_some_reports_hold(runs: Path) -> None:
         assert text in reports["msfen"]
 
 
+def test_folds_differ_in_their_seeds(runs: Path) -> None:
+    seeds, weights = [], []
+    for number in (1, 2):
+        saved = torch.load(runs / "msfen" / f"fold-{number}" / "msfen" / "last.ckpt")
+        seeds.append(saved["recipe"]["settings"]["seed"])
+        weights.append(saved["state_dict"]["network.modality_attention.bottleneck.0.weight"])
+    assert seeds == [23, 24]
+    assert not torch.allclose(*weights, atol=1e-2)  # two steps of Adam move them by 2e-3
+
+
 def test_the_gate_weighs_slices_and_the_segmenter_pixels(runs: Path, lgg_folder: Path) -> None:
     recipe = load_checkpoint(checkpoint(runs, "lgg-gate", "u-net"), "segmenter").recipe
     source = LggSource(lgg_folder, recipe["settings"], 5)
