@@ -20,10 +20,19 @@ from torchmetrics.classification import (
 
 from examples.recipes.networks import make_network, with_weights
 from examples.recipes.outputs import Output
+from examples.recipes.settings import Settings
 from examples.recipes.sources import Batch, Item
 from gliomaseg_layers import CompoundLoss, DensityLoss, OutlierRegionLoss, WeightRamp
 
-OUTLIER_LOSSES = {"region": OutlierRegionLoss, "density": DensityLoss}
+
+def make_loss(settings: Settings, mode: str, pos_weight: float | None) -> CompoundLoss:
+    window = settings["window"]
+    shared: dict[str, Any] = {"mode": mode, "pos_weight": pos_weight if mode == "binary" else None}
+    outlier: OutlierRegionLoss | DensityLoss = OutlierRegionLoss(window=window, **shared)
+    if settings["outlier"] == "density":
+        outlier = DensityLoss(inner=window // 6 * 2 + 1, outer=window, **shared)  # 7 of 21, odd
+    weights = {name: settings[name] for name in ("alpha", "beta", "gamma")}
+    return CompoundLoss(outlier, scnp=settings["scnp"] or None, **weights)
 
 
 class System(L.LightningModule):
@@ -92,12 +101,7 @@ class Segmenter(System):
             settings, recipe["channels"], self.output.channels, len(recipe["columns"])
         )
         self.recipe = recipe | {"weights": getattr(self.network, "weights", "random")}
-        outlier = OUTLIER_LOSSES[settings["outlier"]](
-            self.output.mode,
-            pos_weight=recipe["pos_weight"] if self.output.mode == "binary" else None,
-        )
-        weights = {name: settings[name] for name in ("alpha", "beta", "gamma")}
-        self.loss = CompoundLoss(outlier, **weights)
+        self.loss = make_loss(settings, self.output.mode, recipe["pos_weight"])
         self.ramp: WeightRamp | None = None
         self.ramp_state: dict[str, Any] | None = None
         count = self.output.classes

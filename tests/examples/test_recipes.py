@@ -437,12 +437,29 @@ def test_settings_that_do_not_fit_are_named(changes: list[str], expected: str) -
         read_recipe("mu-net", changes=changes)
 
 
+def test_settings_reach_the_loss() -> None:
+    changes = ["gamma=1.0", "window=11", "scnp=5"]
+    settings = read_recipe("mu-net", changes=changes).shared
+    region = systems.make_loss(settings, "binary", 3.0)
+    assert (region.scnp, region.outlier.window, region.outlier.pos_weight) == (5, 11, 3.0)
+    density = systems.make_loss(settings | {"outlier": "density"}, "multiclass", 3.0)
+    assert (density.outlier.inner, density.outlier.outer, density.outlier.pos_weight) == (
+        3,
+        11,
+        None,
+    )
+    preset = systems.make_loss(settings | {"outlier": "density", "window": 21}, "binary", None)
+    assert (preset.outlier.inner, preset.outlier.outer) == (7, 21)  # [WAN23]'s
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         (["--set", "gate=foo"], "settings of mu-net do not fit: Unknown model (foo)"),
         (["--set", "scale=2.0"], "settings of mu-net do not fit: "),
         (["--set", "widths=[8, 0]"], "settings of mu-net do not fit: `widths` must be"),
+        (["--set", "window=8"], "settings of mu-net do not fit: `window` must be"),
+        (["--set", "scnp=4"], "settings of mu-net do not fit: `scnp` must be"),
         (["--precision", "bf16mixed"], "Precision 'bf16mixed' is invalid"),
         (["--strategy", "dpp"], "You selected an invalid strategy name"),
     ],
