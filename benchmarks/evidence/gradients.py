@@ -89,7 +89,6 @@ def watch(name: str) -> pd.DataFrame:
             if step % EVERY == 0:
                 seen = observe(member.network, evidence, method)
                 rows.append({"method": method, "step": step} | seen)
-                print(name, rows[-1], flush=True)
     return pd.DataFrame(rows)
 
 

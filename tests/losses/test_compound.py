@@ -124,7 +124,7 @@ def test_is_made_of_the_functions(mode, channels, formula):
 @every_formula
 @every_mode
 def test_scnp_is_made_of_the_functions(mode, channels, formula, from_logits, reduction):
-    """CE and Dice are means over plain and worst logits, the outlier term is the plain ones'."""
+    """CE and Dice are those of the worst logits, the outlier term is that of the plain ones."""
     x, target = case((9, 11), mode, channels, from_logits)
     target = target.masked_fill(random(target.shape) > 0.9, 255)
     mask = random((2, 9, 11), 2) > 0.1
@@ -134,10 +134,9 @@ def test_scnp_is_made_of_the_functions(mode, channels, formula, from_logits, red
         plain, worst = x.clone().requires_grad_(), x.clone().requires_grad_()
         near = scnp(worst, target, mask=mask, size=size, **given)
         outside["mask"] = mask
-        ce = [outlier_region_loss(z, target, strength=0, **outside) for z in (near, worst)]
-        term = formula.function(worst, target, **outside, **formula.small) - ce[1]
-        dice = [dice_loss(z, target, **outside) for z in (near, worst)]
-        parts = {"ce": sum(ce) / 2, "dice": sum(dice) / 2, "outlier": term}
+        ce, own = (outlier_region_loss(z, target, strength=0, **outside) for z in (near, worst))
+        term = formula.function(worst, target, **outside, **formula.small) - own
+        parts = {"ce": ce, "dice": dice_loss(near, target, **outside), "outlier": term}
         del outside["mask"]
         for off in (set(), {"alpha"}, {"beta"}, {"gamma"}, {"alpha", "beta"}, {"alpha", "gamma"}):
             weights = {name: 0 if name in off else weight for name, weight in WEIGHTS.items()}

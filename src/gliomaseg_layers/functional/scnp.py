@@ -94,7 +94,10 @@ def worst_of_class(scores: Scores, target: Tensor, sides: Sequence[int]) -> Scor
     def highest_of(values: Tensor, peers: Tensor) -> Tensor:
         # Where no pixel is a peer, a compiled pool looks for the gradient's place in the padding.
         # So that this place exists, the padding is ours.
-        return pool(F.pad(values.where(peers, -torch.inf), around, value=-torch.inf), sides, 1)
+        found = F.pad(values.where(peers, -torch.inf), around, value=-torch.inf)
+        for axis, side in enumerate(sides):  # one after the other: fewer comparisons
+            found = pool(found, [side if other == axis else 1 for other in range(len(sides))], 1)
+        return found
 
     lowest, highest = -highest_of(-values, member), highest_of(values, others)
     # Pixels outside the image are neither.

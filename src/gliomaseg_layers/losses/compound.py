@@ -30,8 +30,8 @@ class CompoundLoss(nn.Module):
 
     .. math:: L = \alpha \, CE + \beta \, Dice + \gamma \, O
 
-    With ``scnp``, CE and Dice are the means of those of the plain logits and of the worst ones
-    nearby, see :func:`gliomaseg_layers.functional.scnp`; O stays that of the plain ones.
+    With ``scnp``, CE and Dice are those of the worst logits nearby, see
+    :func:`gliomaseg_layers.functional.scnp`; O stays that of the plain ones.
 
     O is what ``outlier`` adds to its cross-entropy. Of an :class:`OutlierRegionLoss` that is
     k w CE, w the outlier weight and k its strength; of a :class:`DensityLoss` it is -D.
@@ -149,25 +149,24 @@ class CompoundLoss(nn.Module):
         """
         check_bool("return_terms", return_terms)
         given, reduction = self.outlier.settings, self.outlier.reduction
-        scores, labels = read_labelled(
+        plain, labels = read_labelled(
             input, target, mask=mask, **given("mode", "from_logits", "ignore_index")
         )
-        read = [scores]
+        scores = plain
         if self.scnp is not None:
             sides = check_window("scnp", self.scnp, input.dim() - 2)
-            read.append(worst_of_class(scores, labels, sides))
-        ce = dice = outlier = scores.values.new_zeros(())
+            scores = worst_of_class(plain, labels, sides)
+        ce = dice = outlier = plain.values.new_zeros(())
         weights = given("pos_weight", "class_weights")
         if self.enabled["alpha"]:
-            costs = [cross_entropy_map(each, labels, **weights) for each in read]
-            ce = _mean([reduce(cost, scores.valid, reduction) for cost in costs])
+            cost = cross_entropy_map(scores, labels, **weights)
+            ce = reduce(cost, plain.valid, reduction)
         if self.enabled["beta"]:
-            dice = _mean([self.dice.of(each, labels, reduction) for each in read])
+            dice = self.dice.of(scores, labels, reduction)
         if self.enabled["gamma"]:
-            plain = (
-                costs[0] if self.enabled["alpha"] else cross_entropy_map(scores, labels, **weights)
-            )
-            outlier = reduce(self.outlier.term(scores, plain), scores.valid, reduction)
+            if not self.enabled["alpha"] or self.scnp is not None:
+                cost = cross_entropy_map(plain, labels, **weights)
+            outlier = reduce(self.outlier.term(plain, cost), plain.valid, reduction)
         # Copies: a ramp may step, in place, between this forward and its backward.
         alpha, beta, gamma = (
             weight.to(ce.dtype, copy=True) for weight in (self.alpha, self.beta, self.gamma)
@@ -209,7 +208,3 @@ class CompoundLoss(nn.Module):
                 source = moved if weight.is_meta else weight  # a meta tensor holds no value
                 self._buffers[name] = source.to(moved.device, dtype)
         return self
-
-
-def _mean(values: list[Tensor]) -> Tensor:
-    return values[0] if len(values) == 1 else torch.stack(values).mean(0)
