@@ -52,6 +52,10 @@ class Output:
             return probs[:, self.regions.index(members)]
         return probs[:, members].sum(1)
 
+    def foreground(self, probs: Tensor) -> Tensor:
+        """Return the probability ``(N, H, W)`` of any class but background, or of any region."""
+        return probs.amax(1) if self.mode == "multilabel" else 1 - probs[:, 0]
+
     def labels(self, probs: Tensor) -> Tensor:
         """Decide on a label for every pixel: the likeliest class, or the last region above 1/2."""
         if self.mode != "multilabel":

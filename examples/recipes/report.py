@@ -83,7 +83,7 @@ def write_report(
     for title, text in texts.items():
         sections += [f"## {title}", text]
     sections += ["## Pictures", "![Training curves](curves.png)", "![ROC](roc.png)"]
-    sections += [f"![Overlays]({name})" for name in facts["pictures"]]
+    sections += [f"![{title}]({name})" for name, title in facts["pictures"].items()]
     _draw_roc(output / "roc.png", results)
     write_whole(output / "report.md", "\n\n".join(sections) + "\n")
 
@@ -167,10 +167,18 @@ def choose_slices(source: Source, items: Sequence[Item]) -> list[Item]:
     return sorted(most.values())[:SHOWN]
 
 
-def draw_overlays(
-    path: Path, source: Source, items: Sequence[Item], systems: dict[str, Segmenter]
+def draw_slices(
+    path: Path,
+    source: Source,
+    items: Sequence[Item],
+    systems: dict[str, Segmenter],
+    *,
+    heat: bool = False,
 ) -> None:
-    """Outline truth and prediction, all labels as one, on the last channel of the chosen slices."""
+    """Outline truth and prediction, all labels as one, on the last channel of the chosen slices.
+
+    With ``heat`` the probability of any label is drawn in the place of the slice.
+    """
     matplotlib.use("Agg")
     figure, axes = plt.subplots(
         len(items),
@@ -184,7 +192,10 @@ def draw_overlays(
         found = system.output.labels(probs)
         for row, item in enumerate(items):
             axis = axes[row][column]
-            axis.imshow(source.read(item)[0][-1].numpy(), cmap="gray")
+            if heat:
+                shown = axis.imshow(system.output.foreground(probs)[row], "inferno", vmin=0, vmax=1)
+            else:
+                axis.imshow(source.read(item)[0][-1].numpy(), cmap="gray")
             outline(axis, labels[row] > 0, TRUTH)
             outline(axis, found[row] > 0, PREDICTION)
             axis.set_xticks([])
@@ -193,6 +204,8 @@ def draw_overlays(
                 axis.set_ylabel(f"{item.case}\nslice {item.number}", fontsize=7)
             if row == 0:
                 axis.set_title(name, fontsize=9)
+    if heat:
+        figure.colorbar(shown, ax=axes, label="probability", shrink=0.6)
     lines = [Line2D([], [], color=colour) for colour in (TRUTH, PREDICTION)]
     figure.legend(lines, ["truth", "prediction"], loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110)

@@ -26,7 +26,7 @@ from examples.recipes.fitting import first_process, fit, make_trainer
 from examples.recipes.report import (
     choose_slices,
     draw_curves,
-    draw_overlays,
+    draw_slices,
     pool,
     training_facts,
     write_report,
@@ -74,7 +74,7 @@ def train(
     histories: dict[str, pd.DataFrame] = {}
     trainings: dict[str, dict[str, Any]] = {}
     texts: dict[str, str] = {}
-    pictures = []
+    pictures: dict[str, str] = {}
     for number, parts in folds.items():
         home, suffix = output / f"fold-{number}", f", fold {number}" if len(folds) > 1 else ""
         systems: dict[str, Segmenter] = {}
@@ -98,10 +98,11 @@ def train(
             trainings[f"{name}{suffix}"] = training_facts(
                 histories[f"{name}{suffix}"], systems[name].network, weights
             )
-        pictures.append(f"overlays-{number}.png")
-        if first_process():
-            chosen = choose_slices(source, parts[2])
-            draw_overlays(output / pictures[-1], source, chosen, systems)
+        for kind, title in (("overlays", "Contours"), ("heat-maps", "Heat maps")):
+            pictures[f"{kind}-{number}.png"] = f"{title}{suffix}"
+            if first_process():
+                chosen, heat = choose_slices(source, parts[2]), kind == "heat-maps"
+                draw_slices(output / f"{kind}-{number}.png", source, chosen, systems, heat=heat)
     if not first_process():
         return
     draw_curves(output / "curves.png", histories)
