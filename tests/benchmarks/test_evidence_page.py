@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.evidence import gradients, islands, page, summary
+from benchmarks.evidence import gradients, islands, methods, page, summary
 from benchmarks.evidence.methods import BASELINE
 from benchmarks.evidence.scoring import HALF, MEASURES, THRESHOLDS
 
@@ -128,3 +128,13 @@ def test_pixels_are_islands_holes_or_borders_and_none_is_two() -> None:
         "borders": 19**2 - 11**2,
     }
     assert sum(where.astype(int) for where in places.values()).max() == 1
+
+
+def test_places_and_gradients_are_tables_of_the_main_methods() -> None:
+    counts = dict.fromkeys(page.PLACES, 3)
+    rows = [{"method": name, "images": 200} | counts for name in (*methods.MAIN, "another")]
+    table = page.place_table({"lgg": pd.DataFrame(rows)})
+    assert f"| LGG | elsewhere | {' | '.join(['1.5'] * len(methods.MAIN))} |" in table
+    assert "another" not in table
+    looks = [{"method": "SCNP", "step": step} | dict.fromkeys(page.SEEN, step) for step in (0, 3)]
+    assert "| LGG | SCNP | 1.5 | 1.5 |" in page.gradient_table({"lgg": pd.DataFrame(looks)})
