@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from benchmarks.evidence import methods, run, scoring, sets, training
 from benchmarks.evidence.methods import Batch, Setting
 from examples.lgg.standin import write_standin
+from gliomaseg_layers import CompoundLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import dice_loss
 from gliomaseg_layers.metrics import count_regions
 
@@ -101,6 +102,23 @@ def test_top_k_and_our_loss_are_their_definitions(where: str) -> None:
         found = methods.ours(logits, batch, setting, share=share)
         times = 1 + methods.emphasis(logits, setting, share)
         torch.testing.assert_close(found, methods.ce_dice(logits, batch, setting, times=times))
+
+
+@pytest.mark.parametrize("where", SCENES)
+def test_the_main_methods_are_what_the_library_offers(where: str) -> None:
+    logits, batch, setting = scene(where)
+    found = OutlierRegionLoss(
+        setting.mode, window=setting.window, max_noise_size=setting.max_noise_size
+    )
+    offered = (
+        CompoundLoss(found, gamma=0),
+        CompoundLoss(found),
+        CompoundLoss(found, gamma=0, scnp=3),
+    )
+    for name, loss in zip(methods.MAIN, offered, strict=True):
+        target = batch.labels if setting.mode == "multiclass" else batch.labels.unsqueeze(1)
+        expected = methods.METHODS[name](logits, batch, setting)
+        torch.testing.assert_close(loss(logits, target), expected)
 
 
 def random_masks(seed: int, shape: tuple[int, ...], part: float) -> Array:
