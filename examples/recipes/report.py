@@ -50,7 +50,7 @@ def write_report(
     sections = [
         f"# {recipe.title}",
         f"{facts['data']}, {facts['size']} x {facts['size']} px; {facts['sizes']}; "
-        f"{facts['split']}; {facts['folds']}; seed {facts['seed']}."
+        f"{facts['split']}; {facts['folds']}; seeds: {facts['seed']}."
         + (" A smoke test: the figures mean nothing." if facts["smoke"] else ""),
         "## Test cases",
         markdown_table(_scores(cases, results), {}),

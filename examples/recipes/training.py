@@ -115,7 +115,7 @@ def train(
         "size": shared["size"],
         "split": say_split(folds, options.groups),
         "folds": say_folds(folds, options),
-        "seed": shared["seed"],
+        "seed": ", ".join(str(shared["seed"] + max(number - 1, 0)) for number in folds),
         "smoke": options.smoke,
         "spacing": source.spacing,
         "pictures": pictures,
