@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gliomaseg_layers import CompoundLoss, DensityLoss, OutlierRegionLoss
-from gliomaseg_layers.functional import outlier_penalty
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -17,7 +16,6 @@ LOSSES: dict[str, Loss] = {
     "OutlierRegionLoss()": OutlierRegionLoss(),
     "CompoundLoss()": CompoundLoss().to(DEVICE),
     "DensityLoss()": DensityLoss(),
-    "outlier_penalty": lambda z, y: outlier_penalty(z),
 }
 
 

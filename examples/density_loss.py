@@ -1,4 +1,4 @@
-"""Show what equation 12 of [WAN23] does to noise, and what the library's own losses do.
+"""Show what equation 12 of [WAN23] does to noise, and what the library's own loss does.
 
 Prints four findings; with ``--figure FILE`` it also draws the noise test. Needs torch alone, and
 matplotlib for the figure.
@@ -15,18 +15,15 @@ from examples.noise_image import descend, noise_areas, noise_test
 from gliomaseg_layers.functional import (
     density_loss,
     density_map,
-    outlier_penalty,
     outlier_region_loss,
     outlier_weight,
 )
 
-LOSSES = ("density_loss", "outlier_region_loss", "outlier_penalty")
+LOSSES = ("density_loss", "outlier_region_loss")
 
 
 def extra_term(logits: Tensor, target: Tensor, loss: str) -> Tensor:
-    """Return what a loss adds to the cross-entropy of every pixel: -D, k w CE, or the penalty."""
-    if loss == "outlier_penalty":
-        return outlier_penalty(logits, reduction="none")
+    """Return what a loss adds to the cross-entropy of every pixel: -D or k w CE."""
     function = density_loss if loss == "density_loss" else outlier_region_loss
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return function(logits, target, reduction="none") - cross_entropy
@@ -85,7 +82,7 @@ def draw_noise_test(path: Path) -> None:
     image, target = noise_test()
     # As sure as a trained network: every pixel is wrong with a probability of 0.25 %.
     logits = (2 * image - 1) * 6
-    density, outlier, penalty = (extra_term(logits, target, loss) for loss in LOSSES)
+    density, outlier = (extra_term(logits, target, loss) for loss in LOSSES)
     panels = [
         ("Prediction: one true region, four\nnoise areas of at most 7 x 7 px", image, "gray"),
         ("Paper's density D: high on\nnoise, 0 on the true region", density_map(image), "viridis"),
@@ -96,11 +93,10 @@ def draw_noise_test(path: Path) -> None:
             outlier,
             "coolwarm",
         ),
-        ("outlier_penalty adds -w log(1 - q):\nnoise costs, without a label", penalty, "coolwarm"),
     ]
-    figure, axes = plt.subplots(2, 3, figsize=(9.6, 6.6), layout="constrained")
-    for axis, (title, values, colours) in zip(axes.flat, panels, strict=True):
-        limit = float(values.abs().max())
+    figure, axes = plt.subplot_mosaic(".BC;ABC;ADE;.DE", figsize=(9.6, 6.6), layout="constrained")
+    for name, (title, values, colours) in zip("ABCDE", panels, strict=True):
+        axis, limit = axes[name], float(values.abs().max())
         low = -limit if colours == "coolwarm" else 0.0
         shown = axis.imshow(
             values[0, 0].numpy(), cmap=colours, vmin=low, vmax=limit, interpolation="none"

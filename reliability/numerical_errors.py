@@ -18,7 +18,6 @@ from gliomaseg_layers.functional import (
     density_loss,
     density_map,
     dice_loss,
-    outlier_penalty,
     outlier_region_loss,
     outlier_weight,
     remove_outlier_regions,
@@ -42,7 +41,7 @@ Case = tuple[str, Callable[..., Tensor], Callable[..., Any] | None]
 
 
 def functions(mode: str, inner: int, outer: int) -> Iterator[tuple[str, Case]]:
-    """Yield what a function takes ("probs", "logits" or "labelled"), and the function's forms."""
+    """Yield what a function takes ("probs" or "labelled"), and the function's forms."""
     given: dict[str, Any] = {"mode": mode}
     counted, density = given | {"window": outer}, given | {"inner": inner, "outer": outer}
 
@@ -65,7 +64,6 @@ def functions(mode: str, inner: int, outer: int) -> Iterator[tuple[str, Case]]:
     yield "probs", ("remove_outlier_regions", lambda x: removal(x.detach()), None)
     named: list[tuple[str, Any, dict[str, Any]]] = [
         ("probs", density_map, density),
-        ("logits", outlier_penalty, counted),
         ("labelled", outlier_region_loss, counted),
         ("labelled", density_loss, density),
         ("labelled", dice_loss, given),

@@ -14,7 +14,6 @@ from gliomaseg_layers.functional import (
     box_sum,
     density_map,
     dice_loss,
-    outlier_penalty,
     outlier_weight,
     remove_outlier_regions,
     scnp,
@@ -94,7 +93,6 @@ def test_functions(mode: str, channels: int) -> None:
     for function in (
         box_sum_of_squares,
         partial(density_map, mode=mode, **DENSITY.small),
-        partial(outlier_penalty, mode=mode, from_logits=False, **SMALL),
         lambda one: scnp(one, target[:1], mode=mode, from_logits=False).square(),
     ):
         check_transforms(lambda one, function=function: function(one).sum(), x)
@@ -157,7 +155,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "outlier_weight": lambda x: outlier_weight(x, **SMALL),
     "remove_outlier_regions": lambda x: remove_outlier_regions(x, **SMALL),
     "dice_loss": lambda x: dice_loss(x, x > 0.5, from_logits=False),
-    "outlier_penalty": lambda x: outlier_penalty(x, from_logits=False, **SMALL),
     "scnp": lambda x: scnp(x, x > 0.5, from_logits=False),
 }
 

@@ -24,7 +24,6 @@ from gliomaseg_layers.functional import (
     density_loss,
     density_map,
     dice_loss,
-    outlier_penalty,
     outlier_region_loss,
     outlier_weight,
     remove_outlier_regions,
@@ -42,8 +41,7 @@ weights = weights.filter(lambda drawn: any(drawn.values()))
 # What each of them takes, of the settings that `calls` draws.
 REGION = ("mode", "window", "max_noise_size")
 PAPER = ("mode", "inner", "outer", "smooth", "threshold")
-OUTSIDE = ("mode", "from_logits", "mask", "reduction")
-LABELLED = (*OUTSIDE, "class_weights", "ignore_index")
+LABELLED = ("mode", "from_logits", "mask", "reduction", "class_weights", "ignore_index")
 OUTLIER_LOSS = (*LABELLED, *REGION, "levels", "strength", "share", "pos_weight")
 DENSITY_LOSS = (*LABELLED, *PAPER, "pos_weight")
 DICE = ("smooth", "batch", "soft_label", "class_weights")
@@ -109,12 +107,6 @@ def test_outlier_region_loss(call: Call) -> None:
 def test_density_loss(call: Call) -> None:
     settings = call.only(*DENSITY_LOSS)
     agree(density_loss, references.density_loss, call, call.target, **settings)
-
-
-@given(calls(junk=False))
-def test_outlier_penalty(call: Call) -> None:
-    settings = call.only(*OUTSIDE, *REGION, "levels")
-    agree(outlier_penalty, references.outlier_penalty, call, **settings)
 
 
 def names_of(formula: Formula) -> tuple[str, ...]:
@@ -334,7 +326,6 @@ IMAGE, LABELS = torch.full((1, 1, 4, 5), 0.75), torch.ones(1, 1, 4, 5)
 FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "outlier_region_loss": (outlier_region_loss, {"input": IMAGE, "target": LABELS}),
     "density_loss": (density_loss, {"input": IMAGE, "target": LABELS}),
-    "outlier_penalty": (outlier_penalty, {"input": IMAGE}),
     "dice_loss": (dice_loss, {"input": IMAGE, "target": LABELS}),
     "density_map": (density_map, {"probs": IMAGE}),
     "outlier_weight": (outlier_weight, {"input": IMAGE}),

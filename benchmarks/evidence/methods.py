@@ -15,8 +15,8 @@ from gliomaseg_layers import OutlierRegionLoss
 from gliomaseg_layers.functional import (
     density_loss,
     dice_loss,
-    outlier_penalty,
     outlier_region_loss,
+    outlier_weight,
     scnp,
 )
 from gliomaseg_layers.functional._scores import read_scores
@@ -191,14 +191,26 @@ def supervised(logits: Tensor, batch: Batch, setting: Setting) -> Tensor:
 
 
 def penalised(logits: Tensor, batch: Batch, setting: Setting, *, strength: float) -> Tensor:
-    """Return CE + Dice of images with labels + the penalty of those without."""
-    penalty = outlier_penalty(
-        logits[setting.labelled.stop :],
+    """Return CE + Dice of images with labels + the mean of -w log(1 - q) of those without.
+
+    q is of the predicted class, so that every island is pushed towards the others.
+    """
+    unlabelled = logits[setting.labelled.stop :]
+    weight = outlier_weight(
+        unlabelled.detach(),
         mode=setting.mode,
+        from_logits=True,
         window=setting.window,
         max_noise_size=setting.max_noise_size,
+        levels=(0.5,),
     )
-    return supervised(logits, batch, setting) + strength * penalty
+    if setting.mode == "binary":
+        cost = -F.logsigmoid(-unlabelled.abs())
+    else:
+        log_q = F.log_softmax(unlabelled, 1)
+        predicted = log_q.argmax(1, keepdim=True)
+        cost = -log_q.scatter(1, predicted, -torch.inf).logsumexp(1)
+    return supervised(logits, batch, setting) + strength * (weight * cost).mean()
 
 
 BASELINE = "CE + Dice"

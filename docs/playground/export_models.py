@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from examples.noise_image import noise_test
 from gliomaseg_layers.functional import box_sum
 from gliomaseg_layers.functional._cross_entropy import labelled_cross_entropy
-from gliomaseg_layers.functional.outlier_region import _cost_of_class, outlier_term
+from gliomaseg_layers.functional.outlier_region import outlier_term
 from gliomaseg_layers.functional.outlier_weight import outlier_weight_of
 from gliomaseg_layers.functional.region_density import density_of
 
@@ -27,7 +27,7 @@ ATEN = torch.ops.aten
 STABLE: Any = get_decompositions([ATEN.binary_cross_entropy_with_logits, ATEN.log_sigmoid_forward])
 # The window of the outlier weight, which is the density's outer one, and the density's inner one.
 WINDOWS = {9: 3, 15: 5, 21: 7, 27: 9}
-LOSSES = ("outlier", "outlier_no_share", "penalty", "density")
+LOSSES = ("outlier", "outlier_no_share", "density")
 LEVELS = (0.1, 0.3, 0.5)
 SIZE = 100
 INPUTS = ("logits", "target", "max_noise_size", "threshold", "smooth", "strength", "share")
@@ -35,11 +35,10 @@ OUTPUTS = ("flag", "loss", "term", "loss_gradient", "term_gradient")
 
 
 def maps_of(window: int) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the function that is exported: maps ``(4, H, W)``, one for each of LOSSES.
+    """Return the function that is exported: maps ``(3, H, W)``, one for each of LOSSES.
 
     ``flag`` is the weight w, or the density D; ``loss`` the loss of each pixel; ``term`` what it
-    adds to the cross-entropy, of the penalty ``strength`` times itself; the gradients are those of
-    the sums of ``loss`` and ``term``.
+    adds to the cross-entropy; the gradients are those of the sums of ``loss`` and ``term``.
     """
 
     def all_maps(
@@ -61,10 +60,6 @@ def maps_of(window: int) -> Callable[..., tuple[Tensor, ...]]:
             if name == "density":
                 flag = density_of(scores, WINDOWS[window], window, smooth, threshold)
                 term = -flag
-            elif name == "penalty":
-                flag = outlier_weight_of(scores, **region, levels=(0.5,))
-                # `outlier_penalty` itself takes no tensor for a number.
-                term = strength * flag * _cost_of_class(scores, scores.predicted())
             else:
                 flag = outlier_weight_of(scores, **region, levels=LEVELS)
                 most = share if name == "outlier" else None

@@ -2,7 +2,7 @@
 let ort; // ONNX Runtime, loaded where there is a playground on the page
 
 export const SIZE = 100;
-export const LOSSES = ["outlier", "outlier_no_share", "penalty", "density"]; // the models' order
+export const LOSSES = ["outlier", "outlier_no_share", "density"]; // the models' order
 const generated = new URL("../generated/", import.meta.url);
 const sessions = {};
 

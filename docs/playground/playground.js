@@ -6,9 +6,7 @@ const WINDOWS = { 9: 3, 15: 5, 21: 7, 27: 9 }; // and the inner window of the de
 const OURS = {
   outlier: "OutlierRegionLoss()",
   outlier_no_share: "OutlierRegionLoss(share=None)",
-  penalty: "outlier_penalty, times the strength",
 };
-const STRENGTH = { outlier: 1000, outlier_no_share: 1000, penalty: 0.1 };
 const NUMBERS = ["max_noise_size", "threshold", "smooth", "strength", "share"]; // models' inputs
 const STEPS = 400;
 
@@ -268,8 +266,8 @@ function defaults() {
     max_noise_size: inner ** 2,
     threshold: inner ** 2 - Math.ceil(inner / 2) ** 2,
     share: 0.1,
-    smooth: 0,
-    strength: Math.log10(STRENGTH[find("pg-loss").value]),
+    smooth: 0, // of powers of ten
+    strength: 3,
   };
   for (const [id, value] of Object.entries(values)) find(id).value = value;
   showNumbers();
@@ -333,12 +331,11 @@ function build() {
     find("pg-window").add(new Option(`${window} × ${window}`, window, chosen, chosen));
   }
   for (const [name, label] of Object.entries(OURS)) find("pg-loss").add(new Option(label, name));
-  for (const id of ["pg-window", "pg-loss"]) {
-    find(id).addEventListener("change", () => {
-      defaults();
-      restart();
-    });
-  }
+  find("pg-window").addEventListener("change", () => {
+    defaults();
+    restart();
+  });
+  find("pg-loss").addEventListener("change", restart);
   find("pg-defaults").addEventListener("click", () => {
     defaults();
     restart();

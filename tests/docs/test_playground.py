@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from docs.playground import export_models
 from examples.noise_image import descend, noise_test
 from gliomaseg_layers import DensityLoss, OutlierRegionLoss
-from gliomaseg_layers.functional import density_map, outlier_penalty, outlier_weight
+from gliomaseg_layers.functional import density_map, outlier_weight
 from tests.support.site import SITE
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -39,10 +39,6 @@ def public_maps(
         density |= {name: numbers[name] for name in ("smooth", "threshold")}
         flag = density_map(z.detach().sigmoid(), **density)
         loss = DensityLoss(**density, reduction="none")(z, target)
-    elif name == "penalty":
-        flag = outlier_weight(z, from_logits=True, levels=(0.5,), **region)
-        penalty = outlier_penalty(z, **region, reduction="none")
-        loss = cross_entropy + numbers["strength"] * penalty
     else:
         flag = outlier_weight(z, from_logits=True, **region)
         share = numbers["share"] if name == "outlier" else None
@@ -205,7 +201,7 @@ def test_every_choice_runs(playground: Any) -> None:
     for window in export_models.WINDOWS:
         playground.locator("#pg-window").select_option(str(window))
         settle(playground)
-    for loss in export_models.LOSSES[:3]:
+    for loss in export_models.LOSSES[:2]:
         playground.locator("#pg-loss").select_option(loss)
         settle(playground)
     for shown_map in export_models.OUTPUTS[1:]:

@@ -13,7 +13,6 @@ from gliomaseg_layers.functional import (
     density_loss,
     density_map,
     dice_loss,
-    outlier_penalty,
     outlier_region_loss,
     outlier_weight,
     outlier_weight_backend,
@@ -39,10 +38,6 @@ def paper(x=X, y=Y, **settings):
 
 def dice(x=X, y=Y, **settings):
     return dice_loss(x, y, **settings)
-
-
-def penalty(x=X, **settings):
-    return outlier_penalty(x, **settings)
 
 
 def density(x=X, **settings):
@@ -73,7 +68,7 @@ def compound_loss(x=X, y=Y, mask=None, **settings):
     return CompoundLoss(OutlierRegionLoss(**settings))(x, y, mask)
 
 
-WINDOWED = [loss, penalty, weight, remove, OutlierRegionLoss]
+WINDOWED = [loss, weight, remove, OutlierRegionLoss]
 DENSE = [paper, density, DensityLoss]
 FORMULAS = [loss, paper, OutlierRegionLoss, DensityLoss]
 LOSSES = [loss, paper, dice, compound_loss]
@@ -160,7 +155,7 @@ INDICES = [
 REFUSED = [
     (WINDOWED, "window", BAD_WINDOWS),
     (WINDOWED, "max_noise_size", NOT_NEGATIVE),
-    ([loss, penalty, weight, OutlierRegionLoss], "levels", LEVELS),
+    ([loss, weight, OutlierRegionLoss], "levels", LEVELS),
     ([loss, OutlierRegionLoss], "strength", [*NOT_NEGATIVE, (None, TypeError, "number", "None")]),
     ([loss, OutlierRegionLoss], "share", POSITIVE),
     (DENSE, "inner", BAD_WINDOWS),
@@ -170,11 +165,11 @@ REFUSED = [
     ([worst], "size", BAD_WINDOWS),
     ([CompoundLoss], "scnp", [bad for bad in BAD_WINDOWS if bad[0] is not None]),
     ([*LABELLED, *WINDOWED, *DENSE, backend, DiceLoss], "mode", MODES),
-    ([*LABELLED, *MODULES, penalty, weight, backend], "from_logits", BOOL),
+    ([*LABELLED, *MODULES, weight, backend], "from_logits", BOOL),
     ([dice, DiceLoss], "batch", BOOL),
     ([dice, DiceLoss], "include_background", BOOL),
     ([dice, DiceLoss], "soft_label", BOOL),
-    ([*LOSSES, *MODULES, penalty], "reduction", REDUCTIONS),
+    ([*LOSSES, *MODULES], "reduction", REDUCTIONS),
     ([*FORMULAS, compound_loss], "pos_weight", WEIGHTS),
     ([*LOSSES, *MODULES], "class_weights", WEIGHTS),
     ([*LABELLED, *MODULES], "ignore_index", INDICES),
@@ -193,7 +188,7 @@ BAD += [
     *((box_count, ((6, 8), w), {}, ValueError, "window", "axis", got) for w, got in AXES),
     *(
         (call, (), {"window": w}, ValueError, "window", "axis", got)
-        for call in (loss, penalty, weight, remove, compound_loss)
+        for call in (loss, weight, remove, compound_loss)
         for w, got in AXES
     ),
     *((worst, (), {"size": w}, ValueError, "size", "axis", got) for w, got in AXES),
@@ -227,7 +222,7 @@ for call in FORMULAS:
     weighed = {**MULTICLASS, "pos_weight": 2.0}
     BAD.append((call, args, weighed, ValueError, "pos_weight", "class_weights", "multiclass"))
 for call, name in [
-    *((call, "input") for call in (*LABELLED, penalty, weight, backend)),
+    *((call, "input") for call in (*LABELLED, weight, backend)),
     (density, "probs"),
 ]:
     BAD += [
@@ -255,7 +250,7 @@ MASKS = [
     ([[True]], TypeError, "torch.Tensor", "list"),
 ]
 VALID = [(density, "valid"), (weight, "valid"), (remove, "valid")]
-for call, name in [*((call, "mask") for call in (*LABELLED, penalty)), *VALID]:
+for call, name in [*((call, "mask") for call in LABELLED), *VALID]:
     BAD += [(call, (), {name: mask}, e, name, said, got) for mask, e, said, got in MASKS]
 for call in LABELLED:
     classes = torch.ones(2, 3, 6, 8).bool()

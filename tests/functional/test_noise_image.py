@@ -14,7 +14,6 @@ from examples.noise_image import REGION, descend, noise_areas, noise_test
 from gliomaseg_layers.functional import (
     density_loss,
     density_map,
-    outlier_penalty,
     outlier_region_loss,
     outlier_weight,
 )
@@ -33,7 +32,6 @@ def added(loss: Callable[..., Tensor], logits: Tensor, **settings: Any) -> Tenso
 TERMS: dict[str, Callable[[Tensor], Tensor]] = {
     "outlier": partial(added, outlier_region_loss),
     "outlier without a share": partial(added, outlier_region_loss, share=None, strength=4.0),
-    "penalty": partial(outlier_penalty, reduction="sum"),
 }
 
 

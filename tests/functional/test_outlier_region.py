@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from gliomaseg_layers.functional import outlier_penalty, outlier_region_loss
+from gliomaseg_layers.functional import outlier_region_loss
 from tests.support import references
 from tests.support.cases import (
     DENSITY,
@@ -27,8 +27,6 @@ from tests.support.cases import (
     random,
 )
 from tests.support.tolerances import TOLERANCES
-
-check_penalty = partial(check, outlier_penalty, references.outlier_penalty)
 
 
 def check_loss(formula, x, target, **settings):
@@ -57,40 +55,6 @@ def test_matches_reference(mode, channels, formula, from_logits, reduction):
     assert loss.shape == (shape if reduction == "none" else ())
 
 
-@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@either_input
-@every_mode
-def test_penalty_matches_reference(mode, channels, from_logits, reduction):
-    settings = {"mode": mode, "from_logits": from_logits, "reduction": reduction, **SMALL}
-    x, _ = case((19, 23), mode, channels, from_logits)
-    for levels in ((0.5,), (0.1, 0.3, 0.5)):
-        penalty, grad = check_penalty(x, levels=levels, **settings)
-        assert (penalty > 0).any()
-        assert grad.any()
-    check_penalty(x, mask=random((2, 19, 23)) > 0.2, **settings)
-
-
-@either_input
-@every_mode
-def test_penalty_of_smaller_dtypes_and_extremes(mode, channels, from_logits):
-    x, _ = case((9, 11), mode, channels, from_logits)
-    settings = {"mode": mode, "from_logits": from_logits, "reduction": "sum", **SMALL}
-    for dtype in (F32, *HALVES):
-        check_penalty(x.to(dtype), **settings)
-    hard = x.sign() * 1e30 if from_logits else x.round()
-    check_penalty(hard, **settings)
-
-
-@either_input
-@every_mode
-def test_penalty_derivatives_of_both_orders(mode, channels, from_logits):
-    x, _ = case((5, 4), mode, channels, from_logits, batch=1)
-    x = (x / 2 if from_logits else x.clamp(0.05, 0.95)).requires_grad_()
-    penalty = partial(outlier_penalty, mode=mode, from_logits=from_logits, window=5, levels=[0.4])
-    assert torch.autograd.gradcheck(penalty, (x,))
-    assert torch.autograd.gradgradcheck(penalty, (x,))
-
-
 @every_formula
 @every_mode
 def test_nothing_waits_for_the_device(mode, channels, formula):
@@ -98,9 +62,7 @@ def test_nothing_waits_for_the_device(mode, channels, formula):
     weights = {"class_weights": torch.ones(channels), "ignore_index": 1}
     mask = random((2, 13, 17)) > 0.2
     with NoHostSynchronisation():
-        x = x.requires_grad_()
-        formula.function(x, target, mode=mode, mask=mask, **weights).backward()
-        outlier_penalty(x, mode=mode, mask=mask).backward()
+        formula.function(x.requires_grad_(), target, mode=mode, mask=mask, **weights).backward()
 
 
 @every_formula
@@ -290,17 +252,6 @@ def test_balance_by_hand():
             for more in ({}, {"strength": 0})
         )
         assert float((loss / plain)[0, 0, 21, 21]) == pytest.approx(1 + strength * w)
-
-
-def test_penalty_pushes_the_class_of_each_level():
-    """A doubtful island is white at level 0.1, and pushed down; black at 0.5, and left alone."""
-    logits = torch.full((1, 1, 40, 40), -6.0)
-    logits[..., 10:13, 10:13] = -1.0
-    logits.requires_grad_()
-    for levels, pushed in (((0.1,), 9), ((0.5,), 0)):
-        (slope,) = torch.autograd.grad(outlier_penalty(logits, levels=levels).sum(), logits)
-        assert (slope > 0).sum() == pushed
-        assert (slope < 0).sum() == 0
 
 
 @either_input

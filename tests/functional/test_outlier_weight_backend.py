@@ -11,7 +11,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gliomaseg_layers import CompoundLoss, OutlierRegionLoss
 from gliomaseg_layers.functional import (
-    outlier_penalty,
     outlier_region_loss,
     outlier_weight,
     outlier_weight_backend,
@@ -154,7 +153,7 @@ def test_a_cpu_takes_the_definition(launched):
 
 @pytest.mark.parametrize(
     "function",
-    [outlier_weight, outlier_weight_backend, outlier_region_loss, outlier_penalty, CompoundLoss],
+    [outlier_weight, outlier_weight_backend, outlier_region_loss, CompoundLoss],
 )
 def test_nobody_is_asked_what_to_compute_with(function):
     assert "backend" not in inspect.signature(function).parameters

@@ -80,7 +80,6 @@ def functions() -> None:
     assert_type(F.dice_loss(logits, target, batch=True), Tensor)
     assert_type(F.outlier_region_loss(logits, target, levels=[0.5]), Tensor)
     assert_type(F.density_loss(logits, target, threshold=40), Tensor)
-    assert_type(F.outlier_penalty(logits), Tensor)
     assert_type(F.outlier_report(logits), F.OutlierReport)
     assert_type(gl.OutlierRegionLoss().report(logits, target).pixels, Tensor)
     assert_type(F.outlier_weight(logits), Tensor)

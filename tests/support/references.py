@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import convolve
-from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
+from scipy.special import expit, log_expit, log_softmax, softmax
 
 Array = NDArray[Any]
 LOG_CLAMP = -100.0
@@ -142,26 +142,6 @@ def cross_entropy(
     return -on * log_q - off * log_p, -on * slope + off * slope_p
 
 
-def against_winner(x: Array, winner: Array, mode: str, from_logits: bool) -> tuple[Array, Array]:
-    """Return -log(1 - q_{c*}), of the map's shape, and its derivative by the pixel's inputs."""
-    if mode != "multiclass":
-        white = winner.reshape(x.shape) == 1
-        if from_logits:
-            return -log_expit(np.where(white, -x, x)), np.where(white, expit(x), -expit(-x))
-        log, slope = clamped_log(np.where(white, 1 - x, x))
-        return -log, np.where(white, slope, -slope)
-    chosen = np.stack([winner == k for k in range(x.shape[1])], 1)
-    if not from_logits:
-        log, slope = clamped_log(1 - np.take_along_axis(x, winner[:, None], 1))
-        return -log[:, 0], chosen * slope
-    if not x.size:
-        return np.zeros(winner.shape), x
-    others = np.where(chosen, -np.inf, x)
-    slope = softmax(x, axis=1) - softmax(others, axis=1)
-    top = x.max(1, keepdims=True)  # without which 1e30 would swallow the logarithms
-    return logsumexp(x - top, axis=1) - logsumexp(others - top, axis=1), slope
-
-
 # --- region density and outlier weight ----------------------------------------------------------
 
 
@@ -272,7 +252,7 @@ def reduced(
 
 def _read(
     input: ArrayLike | torch.Tensor,
-    target: ArrayLike | torch.Tensor | None,
+    target: ArrayLike | torch.Tensor,
     mode: str,
     from_logits: bool,
     ignore_index: int | None,
@@ -372,30 +352,6 @@ def density_loss(
         if mode != "multiclass":
             by_q = (by_q[:, 1] - by_q[:, 0]).reshape(x.shape)
         grad += through_probabilities(by_q, q, mode, from_logits)
-    return value, np.where(counted, grad, 0.0)
-
-
-def outlier_penalty(
-    input: ArrayLike | torch.Tensor,
-    *,
-    mode: str = "binary",
-    window: int | Sequence[int] = 21,
-    max_noise_size: float | None = None,
-    levels: Sequence[float] = (0.5,),
-    from_logits: bool = True,
-    mask: ArrayLike | torch.Tensor | None = None,
-    reduction: str = "mean",
-    upstream: ArrayLike | torch.Tensor = 1.0,
-) -> tuple[Array, Array]:
-    x, counted, valid = _read(input, None, mode, from_logits, None, mask)
-    loss, slope = 0.0, np.zeros_like(x)
-    for level in levels:
-        weight = _weight_at(x, level, valid, mode, from_logits, window, max_noise_size)
-        cost, by_x = against_winner(x, winners(x, mode, from_logits, level), mode, from_logits)
-        loss = loss + weight * cost / len(levels)
-        slope += (weight[:, None] if mode == "multiclass" else weight) * by_x / len(levels)
-    value, by_map = reduced(loss, valid, reduction, upstream)
-    grad = (by_map[:, None] if mode == "multiclass" else by_map) * slope
     return value, np.where(counted, grad, 0.0)
 
 

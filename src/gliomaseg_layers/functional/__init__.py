@@ -4,7 +4,6 @@ from gliomaseg_layers.functional.box_filter import box_count, box_sum
 from gliomaseg_layers.functional.dice import dice_loss
 from gliomaseg_layers.functional.outlier_region import (
     density_loss,
-    outlier_penalty,
     outlier_region_loss,
 )
 from gliomaseg_layers.functional.outlier_removal import remove_outlier_regions
@@ -20,7 +19,6 @@ __all__ = [
     "density_loss",
     "density_map",
     "dice_loss",
-    "outlier_penalty",
     "outlier_region_loss",
     "outlier_report",
     "outlier_weight",

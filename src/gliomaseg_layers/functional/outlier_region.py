@@ -6,16 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gliomaseg_layers._checks import check_settings
 from gliomaseg_layers._reduction import reduce
 from gliomaseg_layers.functional._cross_entropy import labelled_cross_entropy
-from gliomaseg_layers.functional._scores import Scores, clamped_log, read_scores
+from gliomaseg_layers.functional._scores import Scores
 from gliomaseg_layers.functional.outlier_weight import outlier_weight_of
 from gliomaseg_layers.functional.region_density import density_of
 
-__all__ = ["balance", "density_loss", "outlier_penalty", "outlier_region_loss", "outlier_term"]
+__all__ = ["balance", "density_loss", "outlier_region_loss", "outlier_term"]
 
 
 def outlier_region_loss(
@@ -231,78 +230,3 @@ def density_loss(
     )
     density = density_of(scores, inner, outer, smooth, threshold)
     return reduce(cross_entropy - density, scores.valid, reduction)
-
-
-def outlier_penalty(
-    input: Tensor,
-    *,
-    mode: str = "binary",
-    window: int | Sequence[int] = 21,
-    max_noise_size: float | None = None,
-    levels: Sequence[float] = (0.5,),
-    from_logits: bool = True,
-    mask: Tensor | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    r"""Penalty on outlier regions that needs no label.
-
-    .. math:: L = -\mathrm{mean}_t \, w_t \log(1 - q_{c_t})
-
-    with :math:`w_t` the weight of ``outlier_weight`` at level t and :math:`c_t` the class predicted
-    there. It is a function of predictions alone, for unlabelled images, to be added to any loss.
-    It pushes every island towards the other classes, a true small region too. A confident island
-    is pushed at least as hard as a doubtful one.
-
-    Args:
-        input: logits, or probabilities with ``from_logits=False``, ``(N, C, *spatial)``.
-        mode: "binary", "multilabel" or "multiclass".
-        window: side of the window in pixels, odd; one int, or one per spatial axis.
-        max_noise_size: as for ``outlier_region_loss``, and so are the others.
-        levels: probabilities at which outlier regions are looked for.
-        from_logits: False where ``input`` holds probabilities in [0, 1].
-        mask: boolean, False for pixels outside the image.
-        reduction: "none", "mean" or "sum".
-
-    Returns:
-        The penalty, a scalar; with ``reduction="none"`` a map ``(N, C, *spatial)``, or
-        ``(N, *spatial)`` in multiclass mode. fp32, or fp64 for fp64 input.
-
-    Raises:
-        TypeError: an argument has the wrong type or dtype.
-        ValueError: an argument is out of its range, or shapes or devices do not fit.
-
-    Source: after the aim of [WAN23] 3.4.3.
-
-    Example:
-        >>> import torch
-        >>> logits = torch.full((1, 1, 64, 64), -9.0)
-        >>> logits[..., 20:23, 20:23] = 9.0
-        >>> penalty = outlier_penalty(logits, reduction="none")
-        >>> int((penalty > 0).sum())
-        9
-    """
-    check_settings(window=window, max_noise_size=max_noise_size, levels=levels)
-    scores = read_scores(input, mode, from_logits, mask)
-    penalty = torch.zeros((), dtype=scores.values.dtype, device=input.device)
-    for level in levels:
-        weight = outlier_weight_of(scores, window, max_noise_size, (level,))
-        penalty = penalty + weight * _cost_of_class(scores, scores.predicted(level)) / len(levels)
-    return reduce(penalty, scores.valid, reduction)
-
-
-def _cost_of_class(scores: Scores, predicted: Tensor) -> Tensor:
-    """Return -log(1 - q_c) of the class c of every pixel."""
-    values = scores.values
-    if scores.multiclass:
-        predicted = predicted.unsqueeze(1)
-        chosen = values.gather(1, predicted)
-        if not scores.from_logits:
-            return -clamped_log(1 - chosen).squeeze(1)
-        others = values.scatter(1, predicted, float("-inf"))
-        # Subtracted here and added below: beside huge logits a logarithm would be rounded away.
-        top = others.detach().amax(1, keepdim=True)
-        margin = (others - top).logsumexp(1, keepdim=True) + (top - chosen)
-        return -F.logsigmoid(margin).squeeze(1)
-    if scores.from_logits:
-        return -F.logsigmoid((-values).where(predicted, values))
-    return -clamped_log((1 - values).where(predicted, values))
