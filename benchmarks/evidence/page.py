@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 from benchmarks.evidence.islands import BESIDE
 from benchmarks.evidence.methods import BASELINE, MAIN
 from benchmarks.evidence.scoring import THRESHOLDS
+from benchmarks.evidence.sets import SETS
 from benchmarks.evidence.summary import RESULTS
 
 HERE = Path(__file__).parent
@@ -147,7 +148,7 @@ def draw(curves: dict[str, pd.DataFrame]) -> None:
 def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "evidence"
     curves, savings = read("curves"), read("savings")
-    draw(curves)
+    draw({name: table for name, table in curves.items() if SETS[name].axes == 2})
     few_curves, few_savings = read("curves", few=True), read("savings", few=True)
     islands = read("islands")
     parts = [

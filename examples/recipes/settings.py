@@ -34,7 +34,10 @@ TAKEN = {
 }
 POSITIVE = ("size", "classes", "folds", "epochs", "batch_size", "learning_rate")
 # What the checkpoints of earlier versions lack; they were trained with the defaults.
-LATER = ("cosine_end", "without", "attribute_set", "attribute_shuffle", "window", "scnp")
+LATER = (
+    *("cosine_end", "without", "attribute_set", "attribute_shuffle"),
+    *("window", "scnp", "importance"),
+)
 # What the data depend on: variants that are compared see the same slices.
 SHARED = ("data", "channels", "classes", "size", "tumour_only", "parts", "folds", "seed")
 

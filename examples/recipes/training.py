@@ -142,8 +142,8 @@ def _run(
     test = _few(source, parts[2], options)
     best = load_checkpoint(folder / "best.ckpt", "segmenter").to(device)
     found: dict[str, Any] = {"results": {"": evaluate(best, source, test)}}
-    if best.recipe["columns"] and first_process():
-        repeats = 1 if options.smoke else 5
+    repeats = settings["importance"]
+    if best.recipe["columns"] and repeats and first_process():
         table = importance(best, source, test, repeats=repeats, seed=settings["seed"])
         table = table.rename(columns={"fall": "fall of pooled Dice", "spread": "+-"})
         found["importance"] = markdown_table(table.set_index("attribute"), {})
