@@ -53,7 +53,8 @@ def evaluate(system: Segmenter, source: Source, items: Sequence[Item]) -> dict[s
             row["loss"] = _loss(system.output.region(probs, members), true)
             row["hd95"] = float("nan") if gaps else hausdorff(predicted, true, source.spacing)
             result["cases"].append(row)
-            result["slices"] += list(_slice_rows(case, region, predicted, true, source.spacing))
+            rows = _slice_rows(whole[case], region, predicted, true, source.spacing)
+            result["slices"] += list(rows)
             result["levels"].append((region, _levels(system.output.region(probs, members), true)))
         result["smoothed"] += _smoothed(found > 0, labels > 0)
     if world > 1:
@@ -174,14 +175,19 @@ def hausdorff(predicted: Tensor, true: Tensor, spacing: Sequence[float] | None) 
 
 
 def _slice_rows(
-    case: str, region: str, predicted: Tensor, true: Tensor, spacing: Sequence[float] | None
+    items: Sequence[Item],
+    region: str,
+    predicted: Tensor,
+    true: Tensor,
+    spacing: Sequence[float] | None,
 ) -> Iterator[dict[str, Any]]:
     pixel = float(np.prod(spacing[1:])) if spacing else 1.0
-    for one, two in zip(predicted, true, strict=True):
+    for item, one, two in zip(items, predicted, true, strict=True):
         if two.any():
             diameter = 2 * math.sqrt(int(two.sum()) * pixel / math.pi)  # of a disc of this area
             dice = overlaps(one, two)["dice"]
-            yield {"case": case, "region": region, "diameter": diameter, "dice": dice}
+            of = {"case": item.case, "slice": item.number, "region": region}
+            yield of | {"diameter": diameter, "dice": dice}
 
 
 def _smoothed(predicted: Tensor, true: Tensor) -> list[dict[str, float]]:

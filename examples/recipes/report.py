@@ -45,8 +45,10 @@ def write_report(
     """Write report.md; ``trainings`` hold each variant's facts, ``texts`` sections as they are."""
     cases = {name: pd.DataFrame(result["cases"]) for name, result in results.items()}
     unit = "mm" if facts["spacing"] else "px"
-    table = pd.concat({name: frame.assign(variant=name) for name, frame in cases.items()})
-    write_whole(output / "scores.csv", table.to_csv(index=False))
+    slices = {name: pd.DataFrame(result["slices"]) for name, result in results.items()}
+    for file, frames in (("scores.csv", cases), ("slices.csv", slices)):
+        table = pd.concat({name: frame.assign(variant=name) for name, frame in frames.items()})
+        write_whole(output / file, table.to_csv(index=False))
     sections = [
         f"# {recipe.title}",
         f"{facts['data']}, {facts['size']} x {facts['size']} px; {facts['sizes']}; "

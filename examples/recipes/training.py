@@ -4,7 +4,7 @@
 <output>/fold-1/<variant>/last.ckpt     after every epoch; best.ckpt: weights of the best one
 <output>/fold-1/<variant>/metrics.csv   the figures of every epoch
 <output>/fold-1/<variant>/results.json  the test slices' scores, once it is trained
-<output>/report.md, scores.csv, *.png   once all are
+<output>/report.md, scores.csv, slices.csv, *.png   once all are
 """
 
 import argparse

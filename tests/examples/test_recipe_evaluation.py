@@ -138,8 +138,10 @@ def test_nothing_found_of_nothing_is_perfect() -> None:
 
 def test_sizes_are_diameters(toy: Toy) -> None:
     whole = toy.labels > 0
-    rows = evaluation._slice_rows("a", "whole", whole, whole, (3.0, 2.0, 2.0))
+    items = [Item("a", number) for number in range(len(whole))]
+    rows = evaluation._slice_rows(items, "whole", whole, whole, (3.0, 2.0, 2.0))
     slices = pd.DataFrame(rows)
+    assert slices["slice"].tolist() == [n for n in range(len(whole)) if whole[n].any()]
     # 16 pixels of 4 square mm.
     assert slices["diameter"].tolist() == pytest.approx([2 * math.sqrt(64 / math.pi)] * 2)
     frame = pd.DataFrame({"region": "r", "diameter": [4.9, 5, 60, 1], "dice": [0.2, 0.5, 1, 0.4]})
