@@ -195,7 +195,8 @@ def draw_slices(
         for row, item in enumerate(items):
             axis = axes[row][column]
             if heat:
-                shown = axis.imshow(system.output.foreground(probs)[row], "inferno", vmin=0, vmax=1)
+                heats = system.output.foreground(probs).numpy()
+                shown = axis.imshow(heats[row], "inferno", vmin=0, vmax=1)
             else:
                 axis.imshow(source.read(item)[0][-1].numpy(), cmap="gray")
             outline(axis, labels[row] > 0, TRUTH)
