@@ -79,8 +79,7 @@ def train(
         home, suffix = output / f"fold-{number}", f", fold {number}" if len(folds) > 1 else ""
         systems: dict[str, Segmenter] = {}
         for name, variant in recipe.variants.items():
-            # Folds differ in their seeds too, so that their spread holds that of training.
-            settings = variant | {"seed": variant["seed"] + max(number - 1, 0)}
+            settings = variant | {"seed": _seed(variant, number)}
             gate, seen = None, source.variant(settings)
             if settings["gate"]:
                 kept = home / f"gate-{settings['gate']}"
@@ -115,13 +114,18 @@ def train(
         "size": shared["size"],
         "split": say_split(folds, options.groups),
         "folds": say_folds(folds, options),
-        "seed": ", ".join(str(shared["seed"] + max(number - 1, 0)) for number in folds),
+        "seed": ", ".join(str(_seed(shared, number)) for number in folds),
         "smoke": options.smoke,
         "spacing": source.spacing,
         "pictures": pictures,
     }
     pooled = {name: pool(found) for name, found in results.items()}
     write_report(output, recipe, facts, pooled, trainings, texts)
+
+
+def _seed(settings: Settings, fold: int) -> int:
+    """Give every fold a seed of its own, so that the spread over folds holds that of training."""
+    return int(settings["seed"]) + max(fold - 1, 0)
 
 
 def _run(
