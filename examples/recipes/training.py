@@ -25,6 +25,7 @@ from examples.recipes.evaluation import evaluate, importance, presence_report
 from examples.recipes.fitting import first_process, fit, make_trainer
 from examples.recipes.report import (
     choose_slices,
+    dice_within,
     draw_curves,
     draw_slices,
     pool,
@@ -97,6 +98,10 @@ def train(
             trainings[f"{name}{suffix}"] = training_facts(
                 histories[f"{name}{suffix}"], systems[name].network, weights
             )
+        named = [f"{name}{suffix}" for name in recipe.variants]
+        shortest = min(histories[name]["seconds"].cumsum().iloc[-1] for name in named)
+        for name in named:
+            trainings[name]["Dice in equal time"] = dice_within(histories[name], shortest)
         for kind, title in (("overlays", "Contours"), ("heat-maps", "Heat maps")):
             pictures[f"{kind}-{number}.png"] = f"{title}{suffix}"
             if first_process():

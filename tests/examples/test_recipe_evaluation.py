@@ -17,6 +17,7 @@ from examples.recipes import evaluation
 from examples.recipes.checkpoints import WholeFiles
 from examples.recipes.evaluation import by_size, compare, evaluate, hausdorff, importance, overlaps
 from examples.recipes.outputs import Output
+from examples.recipes.report import dice_within
 from examples.recipes.settings import read_recipe
 from examples.recipes.sources import POSITION, Item, LggSource, encode_attributes
 from examples.saving.whole_files import write_whole
@@ -255,3 +256,10 @@ def test_files_are_whole_or_what_they_were(tmp_path: Path) -> None:
     write_whole(tmp_path / "deeper" / "a.txt", "whole")
     assert (tmp_path / "deeper" / "a.txt").read_text() == "whole"
     assert [each.name for each in (tmp_path / "deeper").iterdir()] == ["a.txt"]
+
+
+def test_dice_in_equal_time() -> None:
+    history = pd.DataFrame({"seconds": [2.0, 2.0, 2.0], "val_dice": [0.3, 0.2, 0.9]})
+    assert dice_within(history, 6.0) == 0.9
+    assert dice_within(history, 5.0) == 0.3
+    assert math.isnan(dice_within(history, 1.0))

@@ -86,17 +86,20 @@ def images(q: Array, mode: str) -> Array:
 
 
 def winners(x: Array, mode: str, from_logits: bool, level: float = 0.5) -> Array:
-    """Return the predicted class of every pixel of every image; ties go to the lower class."""
+    """Return the predicted class of every pixel of every image.
+
+    Ties go to the lower class, and a pixel with a NaN is of class 0.
+    """
     if mode != "multiclass":
         at = np.log(level) - np.log1p(-level) if from_logits and level != 0.5 else level
         white = x > (0.0 if from_logits and level == 0.5 else at)
         return white.reshape(-1, *x.shape[2:]).astype(int)
-    if level == 0.5 or not x.size:
-        return np.argmax(x, axis=1)
-    with np.errstate(divide="ignore"):
-        log_q = x if from_logits else np.log(x)
-    odds = np.where(np.arange(x.shape[1]) == 0, np.log(level) - np.log1p(-level), 0.0)
-    return np.argmax(log_q + odds.reshape(1, -1, *(1,) * (x.ndim - 2)), axis=1)
+    if level != 0.5 and x.size:
+        with np.errstate(divide="ignore"):
+            x = x if from_logits else np.log(x)
+        odds = np.where(np.arange(x.shape[1]) == 0, np.log(level) - np.log1p(-level), 0.0)
+        x = x + odds.reshape(1, -1, *(1,) * (x.ndim - 2))
+    return np.where(np.isnan(x).any(1), 0, np.argmax(x, axis=1))
 
 
 def probabilities(x: Array, mode: str, from_logits: bool) -> Array:

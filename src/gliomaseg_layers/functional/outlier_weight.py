@@ -48,8 +48,9 @@ def outlier_weight(
     At a level t let :math:`c_t(p)` be the class predicted at pixel p: white where :math:`q > t` in
     binary and multilabel mode; in multiclass mode the argmax of :math:`t q_0` and of
     :math:`(1 - t) q_c` of the other classes, class 0 being the background. Ties go to the lower
-    class. With :math:`J_t(p)` the number of pixels in the window around p that have the class
-    :math:`c_t(p)` too, and :math:`n(p)` the number of all pixels of the image in that window,
+    class, and a pixel with a NaN is of class 0. With :math:`J_t(p)` the number of pixels in the
+    window around p that have the class :math:`c_t(p)` too, and :math:`n(p)` the number of all
+    pixels of the image in that window,
 
     .. math::
         w_t(p) = \begin{cases}
