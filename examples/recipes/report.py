@@ -125,13 +125,15 @@ def _sizes(results: dict[str, dict[str, Any]], unit: str) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def draw_curves(path: Path, histories: dict[str, pd.DataFrame]) -> None:
-    """Loss, overall accuracy, mean accuracy and mean IoU of every variant, by epoch."""
+def draw_curves(path: Path, histories: dict[str, list[pd.DataFrame]]) -> None:
+    """Loss, overall accuracy, mean accuracy and mean IoU by epoch; a line for every fold."""
     matplotlib.use("Agg")
     figure, axes = plt.subplots(1, len(CURVES), figsize=(15, 3.4), layout="constrained")
     for axis, (column, title) in zip(axes, CURVES.items(), strict=True):
-        for name, history in histories.items():
-            axis.plot(history["epoch"], history[column], marker=".", label=name)
+        for number, (name, folds) in enumerate(histories.items()):
+            for fold, history in enumerate(folds):
+                label = None if fold else name
+                axis.plot(history["epoch"], history[column], f"C{number}.-", label=label)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
     handles, labels = axes[0].get_legend_handles_labels()

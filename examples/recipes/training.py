@@ -72,7 +72,7 @@ def train(
     """Run the whole recipe, except for what ``output`` holds already."""
     shared = recipe.shared
     results: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    histories: dict[str, pd.DataFrame] = {}
+    histories: dict[str, list[pd.DataFrame]] = defaultdict(list)
     trainings: dict[str, dict[str, Any]] = {}
     texts: dict[str, str] = {}
     pictures: dict[str, str] = {}
@@ -93,15 +93,15 @@ def train(
             if table := _read(folder).get("importance"):
                 texts[f"What each attribute adds, {name}{suffix}"] = table
             systems[name] = load_checkpoint(folder / "best.ckpt", "segmenter")
-            histories[f"{name}{suffix}"] = pd.read_csv(folder / "metrics.csv")
+            histories[name].append(pd.read_csv(folder / "metrics.csv"))
             weights = read_checkpoint(folder / "last.ckpt")["recipe"]["weights"]
             trainings[f"{name}{suffix}"] = training_facts(
-                histories[f"{name}{suffix}"], systems[name].network, weights
+                histories[name][-1], systems[name].network, weights
             )
-        named = [f"{name}{suffix}" for name in recipe.variants]
-        shortest = min(histories[name]["seconds"].cumsum().iloc[-1] for name in named)
-        for name in named:
-            trainings[name]["Dice in equal time"] = dice_within(histories[name], shortest)
+        latest = {name: trained[-1] for name, trained in histories.items()}
+        shortest = min(history["seconds"].cumsum().iloc[-1] for history in latest.values())
+        for name, history in latest.items():
+            trainings[f"{name}{suffix}"]["Dice in equal time"] = dice_within(history, shortest)
         for kind, title in (("overlays", "Contours"), ("heat-maps", "Heat maps")):
             pictures[f"{kind}-{number}.png"] = f"{title}{suffix}"
             if first_process():
