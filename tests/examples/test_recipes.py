@@ -386,7 +386,6 @@ GIVEN: dict[tuple[str, str], dict[str, object]] = {
     # By their figures, these two tables were made with BCE alone.
     ("attribute-deeplab", "attributes"): {"alpha": 1.0, "beta": 0.0, "gamma": 0.0},
     ("attribute-deeplab", "encoders"): {"beta": 0.0, "gamma": 0.0, "attributes": False},
-    ("attribute-deeplab", "light-encoders"): {"beta": 0.0, "gamma": 0.0, "attributes": False},
 }
 
 
