@@ -181,6 +181,14 @@ def test_ties_go_to_the_lower_class():
     assert (outlier_weight(three, mode="multiclass", **settings) > 0).sum() == 0
 
 
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_a_pixel_with_a_nan_is_of_class_0(broken):
+    x = torch.tensor([4.0, 0.0, 0.0]).view(1, 3, 1, 1).repeat(1, 1, 3, 5)
+    x[0, broken, 1, 2] = torch.nan
+    weight = outlier_weight(x, mode="multiclass", from_logits=True, window=3)
+    assert weight.count_nonzero() == 0  # as all of the image is of one class
+
+
 @pytest.mark.parametrize("settings", [SMALL, {}])
 def test_binary_is_multiclass_with_two_classes(settings):
     z = case((29, 31), "binary", 1, batch=2)[0]
