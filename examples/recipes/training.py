@@ -1,7 +1,8 @@
 """Train the variants of a recipe one after another, fold by fold, score them and report.
 
 <output>/run.json                       what is run; --resume goes on with the same
-<output>/fold-1/<variant>/last.ckpt     after every epoch; best.ckpt: weights of the best one
+<output>/fold-1/<variant>/last.ckpt     to resume from, after every epoch
+<output>/fold-1/<variant>/best.ckpt     the weights of the best epoch
 <output>/fold-1/<variant>/metrics.csv   the figures of every epoch
 <output>/fold-1/<variant>/results.json  the test slices' scores, once it is trained
 <output>/report.md, scores.csv, slices.csv, *.png   once all are
@@ -19,7 +20,7 @@ import torch
 
 from examples.lgg.pixels import DataError
 from examples.lgg.report import markdown_table
-from examples.recipes.checkpoints import load_checkpoint, read_checkpoint
+from examples.recipes.checkpoints import load_checkpoint
 from examples.recipes.data import augmentation
 from examples.recipes.evaluation import evaluate, importance, presence_report
 from examples.recipes.fitting import first_process, fit, make_trainer
@@ -94,9 +95,8 @@ def train(
                 texts[f"What each attribute adds, {name}{suffix}"] = table
             systems[name] = load_checkpoint(folder / "best.ckpt", "segmenter")
             histories[name].append(pd.read_csv(folder / "metrics.csv"))
-            weights = read_checkpoint(folder / "last.ckpt")["recipe"]["weights"]
             trainings[f"{name}{suffix}"] = training_facts(
-                histories[name][-1], systems[name].network, weights
+                histories[name][-1], systems[name].network, systems[name].recipe["weights"]
             )
         latest = {name: trained[-1] for name, trained in histories.items()}
         shortest = min(history["seconds"].cumsum().iloc[-1] for history in latest.values())

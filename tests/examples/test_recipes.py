@@ -151,6 +151,8 @@ def test_resumes_where_it_was_killed(standin: Path, tmp_path: Path, kill, capsys
         pd.testing.assert_frame_equal(whole, killed)
     whole, killed = ((tmp_path / name / "scores.csv").read_text() for name in ("whole", "killed"))
     assert whole == killed
+    checkpoint(tmp_path, "whole", "u-net", "last").unlink()  # nobody needs it any more
+    assert smoke(tmp_path / "whole", "mu-net", *more, "--resume") == 0
     results = tmp_path / "killed" / "fold-1" / "u-net" / "results.json"
     results.unlink()
     last = checkpoint(tmp_path, "killed", "u-net", "last")
