@@ -21,11 +21,13 @@ from examples.recipes.data import Samples, normalisation
 from examples.recipes.sources import POSITION, Item, Source
 from examples.recipes.systems import PresenceClassifier, Segmenter
 from gliomaseg_layers.functional import dice_loss
+from gliomaseg_layers.metrics import count_regions
 
 SIZES = (0.0, 5.0, 20.0, 50.0, np.inf)  # tumour's diameters, in mm or pixels
 LEVELS = 1001  # of probability, for the ROC curve
 OVERLAPS = ("dice", "iou", "precision", "recall")
-TESTED = ("dice", "iou", "loss", "accuracy", "macc", "miou")
+ISLANDS = ("spurious", "holes", "missed")
+TESTED = ("dice", "iou", "loss", "accuracy", "macc", "miou", *ISLANDS)
 
 
 def evaluate(system: Segmenter, source: Source, items: Sequence[Item]) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def evaluate(system: Segmenter, source: Source, items: Sequence[Item]) -> dict[s
             inside = torch.tensor(members)
             predicted, true = torch.isin(found, inside), torch.isin(labels, inside)
             row = {"case": case, "region": region} | overlaps(predicted, true)
-            row |= accuracies(predicted, true)
+            row |= accuracies(predicted, true) | islands(predicted, true)
             row["loss"] = _loss(system.output.region(probs, members), true)
             row["hd95"] = float("nan") if gaps else hausdorff(predicted, true, source.spacing)
             result["cases"].append(row)
@@ -129,6 +131,12 @@ def accuracies(predicted: Tensor, true: Tensor) -> dict[str, float]:
         "macc": (_ratio(tp, tp + fn) + _ratio(tn, tn + fp)) / 2,
         "miou": (_ratio(tp, tp + fp + fn) + _ratio(tn, tn + fp + fn)) / 2,
     }
+
+
+def islands(predicted: Tensor, true: Tensor) -> dict[str, float]:
+    """Return spurious regions, holes and missed regions, per slice; see ``count_regions``."""
+    counts = [count_regions(one, two) for one, two in zip(predicted, true, strict=True)]
+    return {name: float(np.mean([getattr(count, name) for count in counts])) for name in ISLANDS}
 
 
 def _loss(probs: Tensor, true: Tensor) -> float:

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
 from examples.lgg.report import PREDICTION, TRUTH, markdown_table, outline
-from examples.recipes.evaluation import OVERLAPS, by_size, compare, predict_items
+from examples.recipes.evaluation import ISLANDS, OVERLAPS, by_size, compare, predict_items
 from examples.recipes.settings import Recipe
 from examples.recipes.sources import Item, Source
 from examples.recipes.systems import Segmenter
@@ -31,6 +31,9 @@ HEADINGS = {
     "precision": "precision",
     "recall": "recall",
     "hd95": "HD95",
+    "spurious": "spurious regions",
+    "holes": "holes",
+    "missed": "missed regions",
 }
 
 
@@ -59,7 +62,8 @@ def write_report(
         f"Means over cases. HD95 is in {unit}"
         + ("" if facts["spacing"] else ", of slices with the region, as resized")
         + "; where one of prediction and truth is empty it is the image's diagonal. AUROC is of "
-        "all test slices' pixels. Where both are empty Dice is 1. The papers' own figures are not "
+        "all test slices' pixels. Spurious regions (which touch no true one), holes and missed "
+        "regions are per slice. Where both are empty Dice is 1. The papers' own figures are not "
         "repeated here.",
         "## Training",
         markdown_table(pd.DataFrame(trainings).T, {"seconds": 1, "best epoch": 0}),
@@ -95,7 +99,7 @@ def _scores(cases: dict[str, pd.DataFrame], results: dict[str, dict[str, Any]]) 
     rows = {}
     for name, frame in cases.items():
         for region, mine in frame.groupby("region", sort=False):
-            means = mine[[*OVERLAPS, "hd95"]].mean().rename(HEADINGS).to_dict()
+            means = mine[[*OVERLAPS, "hd95", *ISLANDS]].mean().rename(HEADINGS).to_dict()
             areas = [roc["area"] for roc in results[name]["roc"][region]]
             rows[f"{name}, {region}"] = means | {
                 "AUROC": sum(areas) / len(areas),

@@ -88,6 +88,18 @@ def test_cases_are_scored_by_region(toy: Toy) -> None:
     assert smoothed["dice"].tolist() == pytest.approx(per_slice)
 
 
+@MONAIS_OWN
+def test_islands_are_counted_per_slice(toy: Toy) -> None:
+    true, found = torch.zeros(2, 2, 9, 9, dtype=torch.bool)
+    true[0, 1:6, 1:6] = found[0, 1:6, 1:6] = True
+    found[0, 3, 3] = False  # a hole
+    found[0, 8, 0] = found[0, 0, 8] = True
+    true[1, 8, 8] = True  # missed
+    assert evaluation.islands(found, true) == {"spurious": 1, "holes": 0.5, "missed": 0.5}
+    rows = pd.DataFrame(evaluate(toy, toy, toy.items)["cases"]).set_index(["case", "region"])
+    assert rows.loc[("b", "whole"), "spurious"] == 1 / 3
+
+
 def test_the_curve_of_counts_is_that_of_the_pixels() -> None:
     probs, true = torch.rand(3, 20, 20), torch.rand(3, 20, 20) > 0.7
     probs = (probs + 0.3 * true).clamp(max=1.0).mul(1000).round() / 1000
