@@ -182,6 +182,8 @@ def test_variants_are_compared_by_case() -> None:
         assert row["to"] == pytest.approx(difference.mean() + half, abs=0.3 * half)
         assert row["p"] == pytest.approx(2 / 2**12)  # all signs alike, exact
         assert ttest_rel(better[row["figure"]], base[row["figure"]]).pvalue < 0.05
+    thrice = {"new": pd.concat([shuffled] * 3), "old": pd.concat([base] * 3)}  # in three folds
+    pd.testing.assert_frame_equal(compare(thrice), pd.DataFrame(rows))
     for same in compare({"a": base, "b": base}).to_dict("records"):
         assert same["p"] == 1
         assert same["from"] == same["to"] == 0
